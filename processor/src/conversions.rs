@@ -1,0 +1,236 @@
+//! Topic `conversions` → ledger: check → attribute → price → post, each order once.
+
+use prost::Message as _;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tributary_shared::click_token::{self, Click};
+use tributary_shared::clock::from_micros;
+use tributary_shared::events::Conversion;
+use tributary_shared::ids::{TenantId, conversion_id};
+use tributary_shared::money::{Money, MoneyError};
+use tributary_shared::names;
+use tributary_shared::secrets::KeyRing;
+
+use crate::attribute::{Touchpoint, Unattributed, last_click};
+use crate::consume::{Failure, Position, Reader, Stage};
+use crate::ledger::{self, Decision, Order};
+use crate::price::price;
+use crate::retry::{Stopped, until_done};
+
+/// Bounds of the columns that hold an order (shared/migrations/postgres/0002_money.sql).
+const MAX_ORDER_ID_CHARS: usize = 128;
+const MAX_EVENT_CHARS: usize = 32;
+const MAX_CLICK_ID_BYTES: usize = 256;
+
+/// Why a message is not a conversion.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadConversion {
+    #[error("not a Conversion: {0}")]
+    Encoding(String),
+    #[error("{0} is missing or out of bounds")]
+    Field(&'static str),
+    #[error("{0}")]
+    Money(#[from] MoneyError),
+    #[error("there is no tenant {0}")]
+    NoSuchTenant(TenantId),
+}
+
+/// Records conversions.
+pub(crate) struct Conversions {
+    pub(crate) pool: PgPool,
+    pub(crate) keys: KeyRing,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Stage for Conversions {
+    async fn take(&mut self, payload: &[u8], _: Position, _: &Reader) -> Result<(), Failure> {
+        let poison = |bad: BadConversion| Failure::Poison(bad.to_string());
+        let order = decode(payload).map_err(poison)?;
+        let outcome = until_done("postgres", &self.shutdown, || self.settle(&order)).await?;
+        match outcome {
+            Some(outcome) => {
+                metrics::counter!(names::CONVERSIONS, "outcome" => outcome).increment(1);
+                Ok(())
+            }
+            None => Err(poison(BadConversion::NoSuchTenant(order.tenant_id))),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), Stopped> {
+        Ok(()) // each message is settled when it is taken
+    }
+
+    fn forget(&mut self) {}
+}
+
+impl Conversions {
+    /// Decides and records; the outcome as the metric names it. None when the tenant does not exist.
+    async fn settle(&self, order: &Order) -> Result<Option<&'static str>, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        if !ledger::tenant_exists(&mut connection, order.tenant_id).await? {
+            return Ok(None);
+        }
+        let path = match self.evidence(order) {
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some(click)) => match ledger::link_terms(&mut connection, click.link).await? {
+                Some(terms) => Ok(vec![touchpoint(order, click, &terms)]),
+                None => Err(Unattributed::UnknownLink),
+            },
+            Err(reason) => Err(reason),
+        };
+        let (path, credited) = match &path {
+            Ok(path) => (
+                path.as_slice(),
+                last_click(path, order.tenant_id, order.accepted_at),
+            ),
+            Err(reason) => ([].as_slice(), Err(*reason)),
+        };
+        let mut decision = Decision {
+            attribution: credited.map_or_else(Unattributed::as_str, |touch| touch.evidence),
+            path,
+            credited: credited.ok(),
+            priced: None,
+        };
+        if let Some(touch) = decision.credited {
+            let rule = ledger::current_rule(&mut connection, touch.program_id).await?;
+            decision.priced = rule.map(|rule| (rule, price(order.money, &rule, order.accepted_at)));
+        }
+        drop(connection);
+        let first = ledger::record(&self.pool, order, &decision).await?;
+        Ok(Some(if first {
+            decision.attribution
+        } else {
+            "duplicate"
+        }))
+    }
+
+    /// The click that the order names; none when it names none.
+    fn evidence(&self, order: &Order) -> Result<Option<Click>, Unattributed> {
+        if order.click_id.is_empty() {
+            return Ok(None);
+        }
+        click_token::verify(&self.keys, &order.click_id)
+            .map(Some)
+            .map_err(|_| Unattributed::BadClickToken)
+    }
+}
+
+fn touchpoint(order: &Order, click: Click, terms: &ledger::LinkTerms) -> Touchpoint {
+    Touchpoint {
+        click_id: order.click_id.clone(),
+        clicked_at: click.at,
+        tenant_id: terms.tenant_id,
+        program_id: terms.program_id,
+        affiliate_id: terms.affiliate_id,
+        link_id: click.link,
+        window_seconds: terms.window_seconds,
+        evidence: "click_token",
+    }
+}
+
+fn decode(payload: &[u8]) -> Result<Order, BadConversion> {
+    let event = Conversion::decode(payload).map_err(|e| BadConversion::Encoding(e.to_string()))?;
+    let bounded = |text: &str, max_chars: usize| {
+        (1..=max_chars).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    };
+    let tenant_id =
+        TenantId::from_wire(event.tenant_id).ok_or(BadConversion::Field("tenant_id"))?;
+    if !bounded(&event.order_id, MAX_ORDER_ID_CHARS) {
+        return Err(BadConversion::Field("order_id"));
+    }
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if !bounded(&event.event, MAX_EVENT_CHARS) || !event.event.bytes().all(plain) {
+        return Err(BadConversion::Field("event"));
+    }
+    if event.click_id.len() > MAX_CLICK_ID_BYTES || event.click_id.contains('\0') {
+        return Err(BadConversion::Field("click_id"));
+    }
+    let accepted_at = from_micros(event.accepted_at_us)
+        .filter(|at| at.timestamp() > 0 && at.timestamp() < 7_258_118_400) // before the year 2200
+        .ok_or(BadConversion::Field("accepted_at_us"))?;
+    Ok(Order {
+        // Computed, not taken: what makes an order unique is not the message's to say.
+        id: conversion_id(tenant_id, &event.order_id, &event.event),
+        tenant_id,
+        money: Money::parse(&event.amount, &event.currency)?,
+        order_id: event.order_id,
+        event: event.event,
+        click_id: event.click_id,
+        accepted_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn conversion() -> Conversion {
+        Conversion {
+            conversion_id: String::new(),
+            accepted_at_us: 1_763_000_000_000_000,
+            tenant_id: 1,
+            order_id: "A-1".into(),
+            event: "sale".into(),
+            amount: "10.00".into(),
+            currency: "USD".into(),
+            click_id: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_conversion_is_read() {
+        let order = decode(&conversion().encode_to_vec()).unwrap();
+        assert_eq!(order.id, conversion_id(TenantId(1), "A-1", "sale"));
+        assert_eq!(order.money.to_string(), "10.00 USD");
+    }
+
+    #[test]
+    fn a_bad_conversion_says_why() {
+        let changed = |change: fn(&mut Conversion)| {
+            let mut event = conversion();
+            change(&mut event);
+            decode(&event.encode_to_vec()).unwrap_err()
+        };
+        assert_eq!(
+            changed(|c| c.tenant_id = 0),
+            BadConversion::Field("tenant_id")
+        );
+        assert_eq!(
+            changed(|c| c.order_id.clear()),
+            BadConversion::Field("order_id")
+        );
+        assert_eq!(
+            changed(|c| c.order_id = "a\0".into()),
+            BadConversion::Field("order_id")
+        );
+        assert_eq!(
+            changed(|c| c.event = "Sale".into()),
+            BadConversion::Field("event")
+        );
+        assert_eq!(
+            changed(|c| c.accepted_at_us = i64::MAX),
+            BadConversion::Field("accepted_at_us")
+        );
+        assert_eq!(
+            changed(|c| c.click_id = "x".repeat(300)),
+            BadConversion::Field("click_id")
+        );
+        assert_eq!(
+            changed(|c| c.amount = "-1".into()),
+            BadConversion::Money(MoneyError::Negative)
+        );
+        assert_eq!(
+            changed(|c| c.currency = "??".into()),
+            BadConversion::Money(MoneyError::UnknownCurrency)
+        );
+        assert!(matches!(decode(b"\xff"), Err(BadConversion::Encoding(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_is_too_odd(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&payload);
+        }
+    }
+}

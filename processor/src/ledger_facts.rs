@@ -1,0 +1,228 @@
+//! Topic `ledger` → tables `conversions` and `commissions`.
+
+use chrono::{DateTime, Utc};
+use clickhouse::Row;
+use prost::Message as _;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use tributary_shared::clock::from_micros;
+use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
+use uuid::Uuid;
+
+use crate::consume::{Failure, Position, Reader, Stage};
+use crate::retry::Stopped;
+use crate::sink::{Fact, Sink};
+
+/// Decimal(20, 4), as the columns are: a whole number of ten-thousandths.
+const AMOUNT_SCALE: u32 = 4;
+/// Roughly what a row takes in memory.
+const ROW_BYTES: usize = 512;
+
+/// A row of `conversions`: shared/migrations/clickhouse/0001_facts.sql.
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+pub(crate) struct ConversionRow {
+    #[serde(with = "clickhouse::serde::uuid")]
+    conversion_id: Uuid,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    accepted_at: DateTime<Utc>,
+    tenant_id: u64,
+    program_id: u64,
+    affiliate_id: u64,
+    link_id: u64,
+    click_id: String,
+    order_id: String,
+    event: String,
+    amount: i128,
+    currency: String,
+    attribution: String,
+    version: u64,
+    kafka_partition: i32,
+    kafka_offset: i64,
+}
+
+/// A row of `commissions`.
+#[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
+pub(crate) struct CommissionRow {
+    #[serde(with = "clickhouse::serde::uuid")]
+    commission_id: Uuid,
+    #[serde(with = "clickhouse::serde::uuid")]
+    conversion_id: Uuid,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    created_at: DateTime<Utc>,
+    tenant_id: u64,
+    program_id: u64,
+    affiliate_id: u64,
+    link_id: u64,
+    amount: i128,
+    currency: String,
+    state: String,
+    rule_id: u64,
+    rule_version: u32,
+    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    hold_until: DateTime<Utc>,
+    version: u64,
+    kafka_partition: i32,
+    kafka_offset: i64,
+}
+
+impl Fact for ConversionRow {
+    const TABLE: &'static str = "conversions";
+
+    fn table_partition(&self) -> i32 {
+        0 // the table has one
+    }
+
+    fn bytes(&self) -> usize {
+        ROW_BYTES
+    }
+}
+
+impl Fact for CommissionRow {
+    const TABLE: &'static str = "commissions";
+
+    fn table_partition(&self) -> i32 {
+        0 // the table has one
+    }
+
+    fn bytes(&self) -> usize {
+        ROW_BYTES
+    }
+}
+
+/// Why a message is not a ledger event.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadEvent {
+    #[error("not a LedgerEvent: {0}")]
+    Encoding(String),
+    #[error("an event of a kind that this processor does not know")]
+    UnknownKind,
+    #[error("{0} is missing or out of bounds")]
+    Field(&'static str),
+}
+
+/// Stores what the ledger recorded.
+pub(crate) struct LedgerFacts {
+    pub(crate) conversions: Sink<ConversionRow>,
+    pub(crate) commissions: Sink<CommissionRow>,
+}
+
+impl Stage for LedgerFacts {
+    async fn take(&mut self, payload: &[u8], at: Position, reader: &Reader) -> Result<(), Failure> {
+        let poison = |bad: BadEvent| Failure::Poison(bad.to_string());
+        match decode(payload).map_err(poison)? {
+            ledger_event::Event::Conversion(event) => {
+                let row = conversion_row(event, at).map_err(poison)?;
+                self.conversions.add(row, at, reader).await
+            }
+            ledger_event::Event::Commission(event) => {
+                let row = commission_row(event, at).map_err(poison)?;
+                self.commissions.add(row, at, reader).await
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.conversions.is_full() || self.commissions.is_full()
+    }
+
+    async fn finish(&mut self) -> Result<(), Stopped> {
+        self.conversions.write().await?;
+        self.commissions.write().await
+    }
+
+    fn forget(&mut self) {
+        self.conversions.forget();
+        self.commissions.forget();
+    }
+}
+
+fn decode(payload: &[u8]) -> Result<ledger_event::Event, BadEvent> {
+    LedgerEvent::decode(payload)
+        .map_err(|e| BadEvent::Encoding(e.to_string()))?
+        .event
+        .ok_or(BadEvent::UnknownKind)
+}
+
+fn conversion_row(event: ConversionRecorded, at: Position) -> Result<ConversionRow, BadEvent> {
+    Ok(ConversionRow {
+        conversion_id: uuid(&event.conversion_id, "conversion_id")?,
+        accepted_at: time(event.accepted_at_us, "accepted_at_us")?,
+        tenant_id: event.tenant_id,
+        program_id: event.program_id,
+        affiliate_id: event.affiliate_id,
+        link_id: event.link_id,
+        click_id: event.click_id,
+        order_id: event.order_id,
+        event: event.event,
+        amount: amount(&event.amount)?,
+        currency: event.currency,
+        attribution: event.attribution,
+        version: event.version,
+        kafka_partition: at.partition,
+        kafka_offset: at.offset,
+    })
+}
+
+fn commission_row(event: CommissionRecorded, at: Position) -> Result<CommissionRow, BadEvent> {
+    Ok(CommissionRow {
+        commission_id: uuid(&event.commission_id, "commission_id")?,
+        conversion_id: uuid(&event.conversion_id, "conversion_id")?,
+        created_at: time(event.created_at_us, "created_at_us")?,
+        tenant_id: event.tenant_id,
+        program_id: event.program_id,
+        affiliate_id: event.affiliate_id,
+        link_id: event.link_id,
+        amount: amount(&event.amount)?,
+        currency: event.currency,
+        state: event.state,
+        rule_id: event.rule_id,
+        rule_version: event.rule_version,
+        hold_until: time(event.hold_until_us, "hold_until_us")?,
+        version: event.version,
+        kafka_partition: at.partition,
+        kafka_offset: at.offset,
+    })
+}
+
+fn uuid(text: &str, name: &'static str) -> Result<Uuid, BadEvent> {
+    text.parse().map_err(|_| BadEvent::Field(name))
+}
+
+fn time(micros: i64, name: &'static str) -> Result<DateTime<Utc>, BadEvent> {
+    from_micros(micros)
+        .filter(|at| at.timestamp() > 0 && at.timestamp() < 7_258_118_400) // before the year 2200
+        .ok_or(BadEvent::Field(name))
+}
+
+fn amount(text: &str) -> Result<i128, BadEvent> {
+    let bad = || BadEvent::Field("amount");
+    let mut amount = Decimal::from_str_exact(text)
+        .map_err(|_| bad())?
+        .normalize();
+    if amount.scale() > AMOUNT_SCALE {
+        return Err(bad());
+    }
+    amount.rescale(AMOUNT_SCALE);
+    (amount.scale() == AMOUNT_SCALE)
+        .then(|| amount.mantissa())
+        .ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_keep_every_digit() {
+        assert_eq!(amount("49.90"), Ok(499_000));
+        assert_eq!(amount("9999999999999"), Ok(99_999_999_999_990_000));
+        assert_eq!(amount("0.00001"), Err(BadEvent::Field("amount")));
+        assert_eq!(amount("x"), Err(BadEvent::Field("amount")));
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_kind_is_poison() {
+        assert_eq!(decode(b""), Err(BadEvent::UnknownKind));
+        assert!(matches!(decode(b"\xff"), Err(BadEvent::Encoding(_))));
+    }
+}

@@ -1,0 +1,154 @@
+//! From Kafka to facts and money.
+//!
+//! Four tasks, each the owner of one step; a message's way through the files:
+//!
+//! | task | reads | through | writes |
+//! |---|---|---|---|
+//! | clicks | topic `clicks` | `clicks`, `bots`, `sink` | ClickHouse `clicks` |
+//! | conversions | topic `conversions` | `conversions`, `attribute`, `price`, `ledger` | PostgreSQL |
+//! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
+//! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
+//!
+//! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
+//! happens when an engine is away.
+
+mod attribute;
+mod bots;
+mod clicks;
+mod config;
+mod consume;
+mod conversions;
+mod dead_letter;
+mod ledger;
+mod ledger_facts;
+mod outbox;
+mod price;
+mod retry;
+mod sink;
+
+use std::sync::Arc;
+
+use rdkafka::error::KafkaError;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tributary_shared::engines;
+use tributary_shared::events::Topic;
+use tributary_shared::migrations;
+use tributary_shared::telemetry::{Readiness, serve_operations};
+
+pub use config::Config;
+
+use crate::bots::BotList;
+use crate::clicks::Clicks;
+use crate::consume::{Reader, Stage};
+use crate::conversions::Conversions;
+use crate::dead_letter::DeadLetters;
+use crate::ledger_facts::LedgerFacts;
+use crate::outbox::Relay;
+use crate::sink::Sink;
+
+/// Connections to PostgreSQL: one for each task that uses it, and one that listens.
+const POSTGRES_CONNECTIONS: u32 = 4;
+
+/// Why the processor stopped without having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot listen: {0}; another program may hold the port (see METRICS_LISTEN)")]
+    Listen(#[from] std::io::Error),
+    #[error("cannot use the PostgreSQL settings: {0} (see DATABASE_URL)")]
+    Postgres(#[from] sqlx::Error),
+    #[error("cannot use the Kafka settings: {0} (see KAFKA_BROKERS)")]
+    Kafka(#[from] KafkaError),
+    #[error("data/crawlers.txt: {0}")]
+    BotList(#[from] regex::Error),
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Works until `shutdown`, then finishes what it holds.
+///
+/// # Errors
+/// When a setting can't be used, or when a person must act. An engine that is away is no error.
+pub async fn run(
+    config: Config,
+    operations: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let readiness = Readiness::waiting_for(&["schemas"]);
+    let operations_stop = CancellationToken::new();
+    let _stop_operations = operations_stop.clone().drop_guard();
+    tokio::spawn(serve_operations(
+        operations,
+        readiness.clone(),
+        operations_stop,
+    ));
+
+    let pool = engines::postgres::pool(&config.database, "processor", POSTGRES_CONNECTIONS)?;
+    let clickhouse = engines::clickhouse::client(&config.clickhouse);
+    let current = migrations::wait_until_current(&pool, &clickhouse);
+    if shutdown.run_until_cancelled(current).await.is_none() {
+        return Ok(());
+    }
+
+    // One task that fails stops the others: a processor that does half its work hides it.
+    let stop = shutdown.child_token();
+    let sink_client = || (clickhouse.clone(), config.batch_rows, stop.clone());
+    let clicks = Clicks {
+        sink: Sink::new(sink_client()),
+        bots: BotList::new()?,
+    };
+    let conversions = Conversions {
+        pool: pool.clone(),
+        keys: config.click_token_keys.clone(),
+        shutdown: stop.clone(),
+    };
+    let ledger_facts = LedgerFacts {
+        conversions: Sink::new(sink_client()),
+        commissions: Sink::new(sink_client()),
+    };
+    let relay = Relay::new(pool.clone(), &config.kafka)?;
+    let config = Arc::new(config);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(consume(
+        Arc::clone(&config),
+        Topic::Clicks,
+        clicks,
+        stop.clone(),
+    ));
+    tasks.spawn(consume(
+        Arc::clone(&config),
+        Topic::Conversions,
+        conversions,
+        stop.clone(),
+    ));
+    tasks.spawn(consume(config, Topic::Ledger, ledger_facts, stop.clone()));
+    tasks.spawn(relay.run(stop.clone()));
+    readiness.ready("schemas");
+    tracing::info!("processor works");
+
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        stop.cancel();
+        let ended = ended.unwrap_or_else(|panic| Err(RunError::Fatal(panic.to_string())));
+        outcome = outcome.and(ended);
+    }
+    pool.close().await;
+    tracing::info!("processor stopped");
+    outcome
+}
+
+/// Drives one stage with its topic.
+async fn consume<S: Stage>(
+    config: Arc<Config>,
+    topic: Topic,
+    mut stage: S,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let reader = Reader::new(&config.kafka, &config.group(topic.name()), topic)?;
+    let dead_letters = DeadLetters::new(&config.kafka, topic)?;
+    reader
+        .drive(&mut stage, &dead_letters, config.batch_age(), &stop)
+        .await
+        .map_err(RunError::Fatal)
+}

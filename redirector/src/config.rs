@@ -1,0 +1,67 @@
+//! The redirector's settings.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use ipnet::IpNet;
+use tributary_shared::config::{KafkaConfig, LogConfig, RedisConfig};
+use tributary_shared::secrets::{Key, KeyRing};
+
+/// Redirects shoppers and records their clicks; takes merchants' conversions in.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "redirector", version)]
+pub struct Config {
+    /// Where shoppers and merchants connect
+    #[arg(long, env, default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, env, default_value = "127.0.0.1:9101")]
+    pub metrics_listen: SocketAddr,
+    /// Keys that sign click tokens, as id:hex,id:hex; the first signs, each is trusted
+    #[arg(long, env, hide_env_values = true)]
+    pub click_token_keys: KeyRing,
+    /// Secret of the fingerprint, 32 bytes in hex; replace it from time to time
+    #[arg(long, env, hide_env_values = true)]
+    pub fingerprint_key: Key,
+    /// Proxies whose X-Forwarded-For is believed, as networks separated by commas
+    #[arg(long, env, value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether cookies are for https only; off only where there is no https, as on localhost
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub cookie_secure: bool,
+    /// Links kept in memory
+    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub link_cache_entries: u32,
+    /// How long a link in memory is used before Redis is asked again, in milliseconds
+    #[arg(long, env, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub link_cache_ttl_ms: u64,
+    /// How long a shopper may wait for Redis, in milliseconds
+    #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub redis_timeout_ms: u64,
+    /// Clicks that may wait in memory for Kafka
+    #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub click_queue_messages: u32,
+    /// Memory that clicks waiting for Kafka may take, in KiB
+    #[arg(long, env, default_value_t = 524_288, value_parser = clap::value_parser!(u32).range(1..=2_097_151))]
+    pub click_queue_kib: u32,
+    /// Connections served at once; further ones wait in the kernel's queue
+    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+    #[command(flatten)]
+    pub redis: RedisConfig,
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+impl Config {
+    pub(crate) fn link_cache_ttl(&self) -> Duration {
+        Duration::from_millis(self.link_cache_ttl_ms)
+    }
+
+    pub(crate) fn redis_timeout(&self) -> Duration {
+        Duration::from_millis(self.redis_timeout_ms)
+    }
+}

@@ -1,0 +1,154 @@
+//! Connections: accepted up to a limit, given a deadline for their headers, served by hyper's HTTP/1,
+//! and closed in order at the end.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tributary_shared::names;
+
+use crate::{Edge, pages, postback, redirect};
+
+/// Bytes of request line and headers; more is answered with 431.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Header fields of one request; more is answered with 431.
+const MAX_HEADERS: usize = 64;
+/// How long a client may take over its headers, and stay idle between two requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long requests in flight may take to end at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// Pause after a failed accept: the cause (no file descriptors left) needs time to go away.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Accepts connections until `shutdown`, then waits for those in flight.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    max_connections: u32,
+    shutdown: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(max_connections as usize));
+    let open = metrics::gauge!(names::CONNECTIONS);
+    let connections = TaskTracker::new();
+    while let Some(accepted) = shutdown
+        .run_until_cancelled(accept(&listener, &slots))
+        .await
+    {
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                continue;
+            }
+        };
+        let (edge, shutdown, open) = (Arc::clone(&edge), shutdown.clone(), open.clone());
+        connections.spawn(async move {
+            open.increment(1);
+            serve_connection(stream, &edge, shutdown).await;
+            open.decrement(1);
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = connections.len(),
+            "connections were still open at the end"
+        );
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, slot))
+}
+
+async fn serve_connection(stream: TcpStream, edge: &Arc<Edge>, shutdown: CancellationToken) {
+    let Ok(peer) = stream.peer_addr() else {
+        return; // gone already
+    };
+    let service = service_fn(|request| {
+        let edge = Arc::clone(edge);
+        async move { Ok::<_, Infallible>(answer(&edge, request, peer.ip()).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "connection ended early");
+    }
+}
+
+async fn answer(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> Answer {
+    let path = request.uri().path();
+    let (kind, answer) = if let Some(code) = path.strip_prefix("/r/") {
+        let answer = match *request.method() {
+            Method::GET | Method::HEAD => redirect::redirect(edge, &request, code, peer).await,
+            _ => pages::method_not_allowed("GET, HEAD"),
+        };
+        ("redirect", answer)
+    } else if path == "/postback" {
+        let answer = match *request.method() {
+            Method::GET | Method::POST => postback::postback(edge, request).await,
+            _ => pages::method_not_allowed("GET, POST"),
+        };
+        ("postback", answer)
+    } else {
+        ("other", pages::not_found())
+    };
+    count(kind, answer.status().as_u16());
+    answer
+}
+
+/// Statuses that are answered, as labels.
+fn count(kind: &'static str, status: u16) {
+    let status = match status {
+        200 => "200",
+        302 => "302",
+        400 => "400",
+        401 => "401",
+        404 => "404",
+        405 => "405",
+        503 => "503",
+        _ => "other",
+    };
+    metrics::counter!(names::HTTP_REQUESTS, "kind" => kind, "status" => status).increment(1);
+}

@@ -1,0 +1,55 @@
+//! The events on Kafka, one schema file per topic in `shared/proto`, and the topics' names.
+
+#![allow(clippy::doc_markdown, missing_debug_implementations)]
+
+include!(concat!(env!("OUT_DIR"), "/tributary.v1.rs"));
+
+/// A topic with events of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    Clicks,
+    Conversions,
+    Ledger,
+}
+
+impl Topic {
+    pub const ALL: [Self; 3] = [Self::Clicks, Self::Conversions, Self::Ledger];
+
+    /// Its name without a prefix.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clicks => "clicks",
+            Self::Conversions => "conversions",
+            Self::Ledger => "ledger",
+        }
+    }
+}
+
+/// Names the topics of one installation.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    prefix: String,
+}
+
+impl Topics {
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The topic's name in Kafka.
+    #[must_use]
+    pub fn name(&self, topic: Topic) -> String {
+        format!("{}{}", self.prefix, topic.name())
+    }
+
+    /// Where messages go that can't be read: the original bytes, with the reason and the origin in
+    /// the headers `reason`, `topic`, `partition` and `offset`.
+    #[must_use]
+    pub fn dead_letter(&self, topic: Topic) -> String {
+        format!("{}{}.dead-letter", self.prefix, topic.name())
+    }
+}
