@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_shared::engines;
 use tributary_shared::events::Topic;
 use tributary_shared::migrations;
-use tributary_shared::telemetry::{Readiness, serve_operations};
+use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use config::Config;
 
@@ -75,6 +75,7 @@ pub async fn run(
     operations: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    telemetry::metrics(); // counters that are made earlier count for nobody
     let readiness = Readiness::waiting_for(&["schemas"]);
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();

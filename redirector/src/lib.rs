@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines;
 use tributary_shared::secrets::KeyRing;
-use tributary_shared::telemetry::{Readiness, serve_operations};
+use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use config::Config;
 
@@ -69,6 +69,7 @@ pub async fn run(
     operations: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    telemetry::metrics(); // counters that are made earlier count for nobody
     let readiness = Readiness::waiting_for(&["kafka", "redis"]);
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();

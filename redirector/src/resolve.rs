@@ -6,6 +6,8 @@
 //! - Many requests for one unknown code make one look-up.
 //! - "No such code" is remembered apart from links and for a moment only, so that guessing codes
 //!   can't push links out of memory and a new link works at once.
+//! - A key that is missing means "no such code" only while the index is complete: a Redis that came
+//!   back empty is as good as away until admin-api has filled it.
 //! - After a failure Redis is left alone for a moment: a shopper doesn't pay for what is known to fail.
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use quick_cache::sync::Cache;
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands as _, RedisError};
 use tributary_shared::ids::{LinkId, TenantId};
-use tributary_shared::links::{EdgeKeys, Link, is_code};
+use tributary_shared::links::{EdgeKeys, Link, is_code, is_complete};
 use tributary_shared::names;
 use tributary_shared::secrets::token_hash;
 use tributary_shared::telemetry::Readiness;
@@ -236,9 +238,13 @@ impl Resolver {
             return Err(Miss::Failed);
         }
         let mut redis = self.redis.clone();
-        let asked = tokio::time::timeout(self.budget, redis.get::<_, Option<V>>(key)).await;
-        match asked {
-            Ok(Ok(value)) => value.ok_or(Miss::Unknown),
+        let writer = self.keys.writer();
+        let keys = [key, &writer];
+        let ask = redis.mget::<_, (Option<V>, Option<String>)>(&keys);
+        match tokio::time::timeout(self.budget, ask).await {
+            Ok(Ok((Some(value), _))) => Ok(value),
+            Ok(Ok((None, claim))) if is_complete(claim.as_deref()) => Err(Miss::Unknown),
+            Ok(Ok((None, _))) => Err(self.failed("its index is incomplete")),
             Ok(Err(error)) => Err(self.failed(&error.to_string())),
             Err(late) => Err(self.failed(&late.to_string())),
         }

@@ -5,7 +5,7 @@
 //! | `{prefix}code:{code}` | tenant id in decimal: who owns this code on the shared host |
 //! | `{prefix}t:{tenant_id}:link:{code}` | [`Link`], protobuf |
 //! | `{prefix}postback:{hex sha-256 of token}` | tenant id in decimal |
-//! | `{prefix}index:writer` | the claim of whoever wrote the index last; readers ignore it |
+//! | `{prefix}index:writer` | the claim of whoever wrote the index last; see [`is_complete`] |
 //!
 //! The index can be lost at any moment: `admin-api sync` writes it again from PostgreSQL.
 
@@ -23,6 +23,16 @@ pub fn is_code(code: &str) -> bool {
         && code
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// How a writer's claim begins until everything is written.
+pub const REBUILDING: &str = "rebuilding:";
+
+/// Whether the index is whole, by the value under [`EdgeKeys::writer`]. When it is not (Redis came
+/// back empty, or is just being filled), a key that is missing says nothing.
+#[must_use]
+pub fn is_complete(claim: Option<&str>) -> bool {
+    claim.is_some_and(|claim| !claim.starts_with(REBUILDING))
 }
 
 /// Names the keys of one installation.

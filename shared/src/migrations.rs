@@ -122,6 +122,22 @@ pub async fn wait_until_current(postgres: &PgPool, clickhouse: &Client) {
 }
 
 async fn is_current(postgres: &PgPool, clickhouse: &Client) -> Result<(), String> {
+    postgres_is_current(postgres).await?;
+    let wanted = CLICKHOUSE.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let applied = clickhouse_version(clickhouse)
+        .await
+        .map_err(|e| format!("ClickHouse: {e}"))?;
+    if applied < wanted {
+        return Err(format!("ClickHouse: version {wanted} is not applied"));
+    }
+    Ok(())
+}
+
+/// Whether PostgreSQL is at the version that this binary knows, or a later one.
+///
+/// # Errors
+/// Says what is missing.
+pub async fn postgres_is_current(postgres: &PgPool) -> Result<(), String> {
     let wanted = POSTGRES.iter().map(|m| m.version).max().unwrap_or(0);
     let applied: Option<i64> =
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
@@ -130,17 +146,6 @@ async fn is_current(postgres: &PgPool, clickhouse: &Client) -> Result<(), String
             .map_err(|e| format!("PostgreSQL: {e}"))?;
     if applied.unwrap_or(0) < wanted {
         return Err(format!("PostgreSQL: version {wanted} is not applied"));
-    }
-    let wanted = CLICKHOUSE
-        .iter()
-        .map(|(version, _)| *version)
-        .max()
-        .unwrap_or(0);
-    let applied = clickhouse_version(clickhouse)
-        .await
-        .map_err(|e| format!("ClickHouse: {e}"))?;
-    if applied < wanted {
-        return Err(format!("ClickHouse: version {wanted} is not applied"));
     }
     Ok(())
 }

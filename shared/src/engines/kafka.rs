@@ -79,7 +79,9 @@ pub fn consumer(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "4000000")
         .set("queued.max.messages.kbytes", "65536")
-        .set("session.timeout.ms", "10000");
+        // What a processor that was killed holds is taken over after this long.
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "2000");
     client
 }
 

@@ -1,0 +1,47 @@
+# Tributary on one machine. `make help` lists the targets.
+
+# The data folder of `make run` and `make replay`.
+DATA ?= data
+
+launcher := target/release/tributary-local
+# One build of the whole workspace's dependencies serves every target.
+cargo_build := cargo build --release --workspace
+services := --bin redirector --bin processor --bin admin-api --bin tributary-local
+
+.PHONY: help run replay test bench setup build fmt lint clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## start everything; Ctrl-C stops it (DATA=folder for a second copy)
+	@$(launcher) run --data "$(DATA)"
+
+replay: build ## send real traffic through it and check every click and cent
+	@$(cargo_build) --bin replay
+	@$(launcher) exec --services --data "$(DATA)" -- target/release/replay
+
+test: setup ## all tests, on one set of real engines
+	@$(cargo_build) --bin tributary-local
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	    $(launcher) exec --data "$$data" -- cargo test --release --workspace
+
+bench: ## the redirect's cost beside nginx's
+	@deploy/local/setup.sh bench
+	@benches/redirect.sh
+
+setup: ## bring what is missing: Debian packages, the engines' files
+	@deploy/local/setup.sh
+
+build: setup ## compile the services and the launcher
+	@$(cargo_build) $(services)
+
+fmt: ## format the code
+	@cargo fmt --all
+
+lint: setup ## formatting and lints, as .ci/run checks them
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --release -- -D warnings
+
+clean: ## remove what was compiled; data and engines stay
+	@cargo clean

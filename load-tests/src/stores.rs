@@ -1,0 +1,279 @@
+//! What the engines themselves hold: facts in ClickHouse, money in PostgreSQL. Read only.
+
+use chrono::{DateTime, Utc};
+use reqwest::Client;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+use crate::Error;
+use crate::run_file::RunFile;
+
+/// Click ids that one question names: some 100 KB, below ClickHouse's limit for a query.
+const IDS_PER_QUERY: usize = 2_000;
+
+/// A row of `clicks`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct StoredClick {
+    pub(crate) click_id: String,
+    pub(crate) link_id: i64,
+    pub(crate) program_id: i64,
+    pub(crate) affiliate_id: i64,
+    pub(crate) visitor_id: String,
+    pub(crate) address: String,
+    pub(crate) user_agent: String,
+    pub(crate) referrer: String,
+    pub(crate) sub2: String,
+    pub(crate) is_bot: u8,
+}
+
+/// A conversion as ClickHouse, PostgreSQL or the API has it.
+#[derive(Debug, Clone, Deserialize, sqlx::FromRow)]
+pub(crate) struct Conversion {
+    #[serde(alias = "conversion_id")]
+    pub(crate) id: String,
+    pub(crate) order_id: String,
+    pub(crate) link_id: Option<i64>,
+    pub(crate) affiliate_id: Option<i64>,
+    pub(crate) amount: String,
+    pub(crate) currency: String,
+}
+
+/// A commission as ClickHouse, PostgreSQL or the API has it.
+#[derive(Debug, Clone, Deserialize, sqlx::FromRow)]
+pub(crate) struct Commission {
+    pub(crate) conversion_id: String,
+    pub(crate) link_id: i64,
+    pub(crate) affiliate_id: i64,
+    pub(crate) amount: String,
+    pub(crate) currency: String,
+}
+
+/// What one store knows of orders.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) conversions: Vec<Conversion>,
+    pub(crate) commissions: Vec<Commission>,
+}
+
+pub(crate) struct ClickHouse {
+    client: Client,
+    url: String,
+}
+
+/// The clicks of a run.
+#[derive(Debug)]
+pub(crate) struct StoredClicks {
+    /// Rows whose click id was asked for.
+    pub(crate) asked: Vec<StoredClick>,
+    /// Rows that carry the run's mark, whether their id was asked for or not.
+    pub(crate) marked: Vec<StoredClick>,
+}
+
+impl ClickHouse {
+    pub(crate) fn new(system: &RunFile) -> Result<Self, Error> {
+        let engine = &system.engines.clickhouse;
+        Ok(Self {
+            client: Client::builder()
+                .no_proxy()
+                .build()
+                .map_err(Error::http("make a client"))?,
+            url: format!(
+                "{}/?database={}&output_format_json_quote_64bit_integers=0&output_format_json_quote_decimals=1",
+                engine.url.trim_end_matches('/'),
+                engine.database
+            ),
+        })
+    }
+
+    /// How many rows have one of these click ids.
+    pub(crate) async fn count(&self, ids: &[&str], since: DateTime<Utc>) -> Result<usize, Error> {
+        #[derive(Deserialize)]
+        struct Count {
+            n: usize,
+        }
+        let mut sum = 0;
+        for ids in ids.chunks(IDS_PER_QUERY) {
+            let counts: Vec<Count> = self
+                .rows(&format!(
+                    "SELECT count() AS n FROM clicks WHERE {}",
+                    among(ids, since)
+                ))
+                .await?;
+            sum += counts.iter().map(|count| count.n).sum::<usize>();
+        }
+        Ok(sum)
+    }
+
+    pub(crate) async fn clicks(
+        &self,
+        ids: &[&str],
+        run: &str,
+        since: DateTime<Utc>,
+    ) -> Result<StoredClicks, Error> {
+        const COLUMNS: &str = "SELECT click_id, link_id, program_id, affiliate_id, visitor_id, address, \
+             user_agent, referrer, sub2, is_bot FROM clicks WHERE";
+        let mut asked = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(IDS_PER_QUERY) {
+            asked.extend(
+                self.rows::<StoredClick>(&format!("{COLUMNS} {}", among(ids, since)))
+                    .await?,
+            );
+        }
+        let marked = self
+            .rows(&format!("{COLUMNS} {} AND sub1 = '{run}'", received(since)))
+            .await?;
+        Ok(StoredClicks { asked, marked })
+    }
+
+    /// How many conversions and commissions of the run there are.
+    pub(crate) async fn count_orders(&self, run: &str) -> Result<(usize, usize), Error> {
+        let facts = self.orders(run).await?;
+        Ok((facts.conversions.len(), facts.commissions.len()))
+    }
+
+    pub(crate) async fn orders(&self, run: &str) -> Result<Facts, Error> {
+        let of_run = format!("startsWith(order_id, '{run}-')");
+        Ok(Facts {
+            conversions: self
+                .rows(&format!(
+                    "SELECT conversion_id, order_id, link_id, affiliate_id, amount, currency FROM conversions FINAL WHERE {of_run}"
+                ))
+                .await?,
+            commissions: self
+                .rows(&format!(
+                    "SELECT conversion_id, link_id, affiliate_id, amount, currency FROM commissions FINAL \
+                     WHERE conversion_id IN (SELECT conversion_id FROM conversions FINAL WHERE {of_run})"
+                ))
+                .await?,
+        })
+    }
+
+    async fn rows<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Error> {
+        let doing = || "ask ClickHouse".to_owned();
+        let answer = self
+            .client
+            .post(&self.url)
+            .body(format!("{query} FORMAT JSONEachRow"))
+            .send()
+            .await
+            .map_err(Error::http(doing()))?;
+        let status = answer.status();
+        let body = answer.text().await.map_err(Error::http(doing()))?;
+        if !status.is_success() {
+            return Err(Error::Answer {
+                doing: doing(),
+                status: status.as_u16(),
+                body,
+            });
+        }
+        body.lines()
+            .map(|line| {
+                serde_json::from_str(line).map_err(|error| Error::Unreadable {
+                    doing: "read ClickHouse's answer".to_owned(),
+                    why: format!("{error}: {line}"),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Ids are 48 characters of base64url, checked when they were received: nothing to escape.
+fn among(ids: &[&str], since: DateTime<Utc>) -> String {
+    format!(
+        "{} AND click_id IN ('{}')",
+        received(since),
+        ids.join("','")
+    )
+}
+
+fn received(since: DateTime<Utc>) -> String {
+    format!(
+        "received_at >= fromUnixTimestamp64Micro({}, 'UTC')",
+        since.timestamp_micros()
+    )
+}
+
+pub(crate) struct Ledger(PgPool);
+
+/// The ledger's view of a run's orders.
+#[derive(Debug)]
+pub(crate) struct LedgerOrders {
+    pub(crate) facts: Facts,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A row of `ledger_explained`.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Entry {
+    pub(crate) commission_id: String,
+    pub(crate) conversion_id: String,
+    pub(crate) account: String,
+    pub(crate) affiliate_id: Option<i64>,
+    pub(crate) amount: String,
+    pub(crate) currency: String,
+}
+
+impl Ledger {
+    pub(crate) async fn connect(system: &RunFile) -> Result<Self, Error> {
+        PgPoolOptions::new()
+            .max_connections(2)
+            .connect(&system.engines.postgres.url)
+            .await
+            .map(Self)
+            .map_err(Error::postgres("connecting"))
+    }
+
+    /// How many conversions and commissions of the run there are.
+    pub(crate) async fn count_orders(&self, run: &str) -> Result<(usize, usize), Error> {
+        let (conversions, commissions): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(m.id) FROM conversions c LEFT JOIN commissions m ON m.conversion_id = c.id \
+             WHERE starts_with(c.order_id, $1)",
+        )
+        .bind(prefix(run))
+        .fetch_one(&self.0)
+        .await
+        .map_err(Error::postgres("counting the run's orders"))?;
+        let count = |n: i64| usize::try_from(n).unwrap_or(0);
+        Ok((count(conversions), count(commissions)))
+    }
+
+    pub(crate) async fn orders(&self, run: &str) -> Result<LedgerOrders, Error> {
+        let conversions = sqlx::query_as(
+            "SELECT id::text, order_id, link_id, affiliate_id, amount::text, currency \
+             FROM conversions WHERE starts_with(order_id, $1)",
+        )
+        .bind(prefix(run))
+        .fetch_all(&self.0)
+        .await
+        .map_err(Error::postgres("reading conversions"))?;
+        let commissions = sqlx::query_as(
+            "SELECT m.conversion_id::text, m.link_id, m.affiliate_id, m.amount::text, m.currency \
+             FROM commissions m JOIN conversions c ON c.id = m.conversion_id WHERE starts_with(c.order_id, $1)",
+        )
+        .bind(prefix(run))
+        .fetch_all(&self.0)
+        .await
+        .map_err(Error::postgres("reading commissions"))?;
+        let entries = sqlx::query_as(
+            "SELECT commission_id::text, conversion_id::text, account, affiliate_id, amount::text, currency \
+             FROM ledger_explained WHERE starts_with(order_id, $1)",
+        )
+        .bind(prefix(run))
+        .fetch_all(&self.0)
+        .await
+        .map_err(Error::postgres("reading ledger entries"))?;
+        Ok(LedgerOrders {
+            facts: Facts {
+                conversions,
+                commissions,
+            },
+            entries,
+        })
+    }
+}
+
+fn prefix(run: &str) -> String {
+    format!("{run}-")
+}

@@ -1,0 +1,250 @@
+//! Clicks become facts, each once, whatever is killed in between.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tributary_processor::RunError;
+use tributary_shared::events::{Click, Topic};
+
+use crate::support::{Shop, World, wait_until};
+
+fn click(world: &World, shop: &Shop) -> Click {
+    let now = world.now();
+    Click {
+        click_id: shop.click(now),
+        received_at_us: now.timestamp_micros(),
+        tenant_id: shop.tenant.to_wire(),
+        program_id: shop.program.to_wire(),
+        affiliate_id: shop.affiliate.to_wire(),
+        link_id: shop.link.to_wire(),
+        visitor_id: vec![1; 16].into(),
+        fingerprint: vec![2; 16].into(),
+        address: vec![203, 0, 113, 9].into(),
+        user_agent: "Mozilla/5.0 (Windows NT 6.1; rv:27.0) Gecko/20100101 Firefox/27.0".into(),
+        referrer: "https://blog.example/".into(),
+        sub_ids: vec!["s".into()],
+        ..Click::default()
+    }
+}
+
+async fn publish_clicks(world: &World, shop: &Shop, count: usize) {
+    for _ in 0..count {
+        world
+            .publish_event(Topic::Clicks, &click(world, shop))
+            .await;
+    }
+}
+
+/// All rows, and distinct click ids.
+async fn stored(world: &World) -> (u64, u64) {
+    let rows = world.fact_count("SELECT count() FROM clicks").await;
+    let distinct = world
+        .fact_count("SELECT uniqExact(click_id) FROM clicks")
+        .await;
+    (rows, distinct)
+}
+
+#[tokio::test]
+async fn a_click_is_stored_with_what_is_known_of_it() {
+    let world = World::create().await;
+    let shop = world.shop("facts").await;
+    let processor = world.processor(|_| {}).await;
+    let person = click(&world, &shop);
+    let bot = Click {
+        user_agent: "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+            .into(),
+        ..click(&world, &shop)
+    };
+    world.publish_event(Topic::Clicks, &person).await;
+    world.publish_event(Topic::Clicks, &bot).await;
+    wait_until(async || stored(&world).await == (2, 2)).await;
+    let rows: Vec<(String, u64, String, String, String, u8, String)> = world
+        .facts
+        .query("SELECT click_id, tenant_id, toString(address), referrer, sub1, is_bot, bot_reason FROM clicks ORDER BY is_bot")
+        .fetch_all()
+        .await
+        .unwrap();
+    let expected = |click: &Click, is_bot: u8, reason: &str| {
+        (
+            click.click_id.clone(),
+            shop.tenant.to_wire(),
+            "::ffff:203.0.113.9".to_owned(),
+            "https://blog.example/".to_owned(),
+            "s".to_owned(),
+            is_bot,
+            reason.to_owned(),
+        )
+    };
+    assert_eq!(
+        rows,
+        [expected(&person, 0, ""), expected(&bot, 1, "known_crawler")]
+    );
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn each_click_is_stored_once_however_often_processors_are_killed() {
+    let world = World::create().await;
+    let shop = world.shop("killed").await;
+    for round in 1..=4_u64 {
+        publish_clicks(&world, &shop, 60).await;
+        // Small batches: a kill finds some stored and not committed, others held.
+        let processor = world.processor(|config| config.batch_rows = 7).await;
+        wait_until(async || stored(&world).await.0 > (round - 1) * 60 + 10).await;
+        processor.kill().await;
+    }
+    let processor = world.processor(|_| {}).await;
+    wait_until(async || stored(&world).await.1 == 240).await;
+    processor.stop().await;
+
+    // Everything delivered again, as to a group whose offsets were lost.
+    let again = world
+        .processor(|config| config.kafka_group.push_str("-again"))
+        .await;
+    publish_clicks(&world, &shop, 1).await;
+    wait_until(async || stored(&world).await.1 == 241).await;
+    again.stop().await;
+    assert_eq!(stored(&world).await, (241, 241));
+}
+
+#[tokio::test]
+async fn each_click_is_stored_once_when_processors_come_and_go() {
+    let world = World::create().await;
+    let shop = world.shop("shared").await;
+    let first = world.processor(|config| config.batch_rows = 9).await;
+    publish_clicks(&world, &shop, 100).await;
+    let second = world.processor(|config| config.batch_rows = 11).await;
+    publish_clicks(&world, &shop, 100).await;
+    first.stop().await;
+    publish_clicks(&world, &shop, 100).await;
+    wait_until(async || stored(&world).await.1 == 300).await;
+    second.stop().await;
+    assert_eq!(stored(&world).await, (300, 300));
+}
+
+/// Forwards to ClickHouse, and swallows the answers to the first `count` inserts.
+async fn clickhouse_that_forgets_to_answer(url: &str, count: u32) -> (String, Arc<AtomicU32>) {
+    let target = url.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let left = Arc::new(AtomicU32::new(count));
+    let swallow = Arc::clone(&left);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(&target).await.unwrap();
+            tokio::spawn(forward(near, far, Arc::clone(&swallow)));
+        }
+    });
+    (proxy, left)
+}
+
+async fn forward(mut near: TcpStream, mut far: TcpStream, swallow: Arc<AtomicU32>) {
+    let (mut request, mut answer) = ([0; 65536], [0; 65536]);
+    let mut is_insert = false;
+    loop {
+        tokio::select! {
+            read = near.read(&mut request) => match read {
+                Ok(read @ 1..) => {
+                    is_insert |= request[..read].windows(6).any(|w| w == b"INSERT");
+                    if far.write_all(&request[..read]).await.is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            },
+            read = far.read(&mut answer) => match read {
+                Ok(read @ 1..) => {
+                    let some_left = |left: u32| left.checked_sub(1);
+                    if is_insert && swallow.fetch_update(Ordering::SeqCst, Ordering::SeqCst, some_left).is_ok() {
+                        return; // the insert took effect, and nobody hears of it
+                    }
+                    is_insert = false;
+                    if near.write_all(&answer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            },
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_insert_whose_answer_is_lost_is_not_made_twice() {
+    let world = World::create().await;
+    let shop = world.shop("unheard").await;
+    let (proxy, left) =
+        clickhouse_that_forgets_to_answer(&world.place.clickhouse.clickhouse_url, 3).await;
+    let processor = world
+        .processor(|config| {
+            config.clickhouse.clickhouse_url = proxy;
+            config.batch_rows = 10;
+        })
+        .await;
+    publish_clicks(&world, &shop, 100).await;
+    wait_until(async || stored(&world).await.1 == 100).await;
+    processor.stop().await;
+    assert_eq!(left.load(Ordering::SeqCst), 0, "answers were swallowed");
+    assert_eq!(stored(&world).await, (100, 100));
+}
+
+#[tokio::test]
+async fn what_is_no_click_becomes_a_dead_letter_and_holds_nothing_up() {
+    let world = World::create().await;
+    let shop = world.shop("poison").await;
+    let processor = world.processor(|_| {}).await;
+    let nobodys = Click {
+        tenant_id: 0,
+        ..click(&world, &shop)
+    };
+    world.publish(Topic::Clicks, b"\xff\xff not protobuf").await;
+    world.publish(Topic::Clicks, b"").await;
+    world.publish_event(Topic::Clicks, &nobodys).await;
+    publish_clicks(&world, &shop, 5).await;
+    wait_until(async || stored(&world).await == (5, 5)).await;
+    let letters = world.dead_letters(Topic::Clicks, 3).await;
+    let mut reasons: Vec<&str> = letters.iter().map(|(reason, _)| reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons[0], "click_id is missing");
+    assert!(reasons[1].starts_with("not a Click: "), "{reasons:?}");
+    assert_eq!(reasons[2], "tenant_id is missing");
+    assert!(
+        letters
+            .iter()
+            .any(|(_, payload)| payload == b"\xff\xff not protobuf")
+    );
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn a_kafka_that_lost_its_data_stops_the_processor() {
+    let world = World::create().await;
+    let shop = world.shop("lost").await;
+    let processor = world.processor(|_| {}).await;
+    publish_clicks(&world, &shop, 20).await;
+    wait_until(async || stored(&world).await == (20, 20)).await;
+    processor.stop().await;
+    // The same facts beside topics that begin anew.
+    let new = World::create().await;
+    publish_clicks(&new, &shop, 1).await;
+    let facts = world.place.clickhouse.clone();
+    let processor = new.processor(|config| config.clickhouse = facts).await;
+    // Of four partitions one has the click; publish until each has one.
+    let mut publish = tokio::time::interval(Duration::from_millis(100));
+    let failing = processor.failure();
+    tokio::pin!(failing);
+    let error = loop {
+        tokio::select! {
+            error = &mut failing => break error,
+            _ = publish.tick() => publish_clicks(&new, &shop, 1).await,
+        }
+    };
+    assert!(
+        matches!(&error, RunError::Fatal(line) if line.contains("Kafka's data was lost")),
+        "{error}"
+    );
+}

@@ -1,0 +1,8 @@
+//! From Kafka to facts and money, on real engines.
+
+#[cfg(test)]
+mod conversions;
+#[cfg(test)]
+mod facts;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,254 @@
+//! A tenant of its own for each test, and processors that can be stopped and killed.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::Parser as _;
+use clickhouse::Client;
+use rdkafka::ClientConfig;
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tributary_processor::{Config, RunError, run};
+use tributary_shared::click_token::ClickToken;
+use tributary_shared::clock::Clock;
+use tributary_shared::engines::kafka;
+use tributary_shared::events::{Topic, Topics};
+use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+use tributary_shared::secrets::KeyRing;
+use tributary_shared::testing::{Addresses, Isolated};
+
+/// How long anything asynchronous may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
+
+pub(crate) fn keys() -> KeyRing {
+    KEYS.parse().unwrap()
+}
+
+/// A tenant with one program (10 %, a window of one hour, two weeks of hold), affiliate and link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shop {
+    pub(crate) tenant: TenantId,
+    pub(crate) program: ProgramId,
+    pub(crate) affiliate: AffiliateId,
+    pub(crate) link: LinkId,
+}
+
+impl Shop {
+    /// A click on the shop's link at `at`.
+    pub(crate) fn click(&self, at: DateTime<Utc>) -> String {
+        ClickToken::mint(&keys(), self.link, at).to_string()
+    }
+}
+
+/// A place on the shared engines.
+pub(crate) struct World {
+    pub(crate) place: Isolated,
+    pub(crate) pool: PgPool,
+    pub(crate) facts: Client,
+    producer: FutureProducer,
+    topics: Topics,
+}
+
+impl World {
+    pub(crate) async fn create() -> Self {
+        let engines = tokio::task::spawn_blocking(tributary_local::testing::engines)
+            .await
+            .unwrap();
+        let place = Isolated::create(&Addresses {
+            redis_url: engines.redis_url.clone(),
+            kafka_brokers: engines.kafka_brokers.clone(),
+            clickhouse_url: engines.clickhouse_url.clone(),
+            database_url: engines.database_url.clone(),
+        })
+        .await
+        .unwrap();
+        Self {
+            pool: place.pool().unwrap(),
+            facts: place.facts(),
+            producer: kafka::prompt_producer(&place.kafka, PATIENCE)
+                .create()
+                .unwrap(),
+            topics: Topics::new(&place.kafka.kafka_topic_prefix),
+            place,
+        }
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        Clock::system().now()
+    }
+
+    pub(crate) async fn shop(&self, slug: &str) -> Shop {
+        let id = |sql: &'static str| sqlx::query_scalar::<_, i64>(sql);
+        let tenant = id("INSERT INTO tenants (slug, name) VALUES ($1, $1) RETURNING id")
+            .bind(slug)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+        let program = id(
+            "INSERT INTO programs (tenant_id, name, currency, window_seconds, hold_seconds)
+             VALUES ($1, 'p', 'USD', 3600, 1209600) RETURNING id",
+        )
+        .bind(tenant)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        let affiliate =
+            id("INSERT INTO affiliates (tenant_id, name) VALUES ($1, 'a') RETURNING id")
+                .bind(tenant)
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
+        id(
+            "INSERT INTO commission_rules (tenant_id, program_id, version, percent)
+            VALUES ($1, $2, 1, 10) RETURNING id",
+        )
+        .bind(tenant)
+        .bind(program)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        let link = id(
+            "INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination)
+             VALUES ($1, $2, $3, $4, 'https://shop.example/') RETURNING id",
+        )
+        .bind(tenant)
+        .bind(program)
+        .bind(affiliate)
+        .bind(slug)
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        Shop {
+            tenant: TenantId(tenant),
+            program: ProgramId(program),
+            affiliate: AffiliateId(affiliate),
+            link: LinkId(link),
+        }
+    }
+
+    /// A new processor, all of whose settings but `adjust`'s are this place's.
+    pub(crate) async fn processor(&self, adjust: impl FnOnce(&mut Config)) -> Processor {
+        let mut config = Config::parse_from(["processor", "--click-token-keys", KEYS]);
+        config.kafka = self.place.kafka.clone();
+        config.clickhouse = self.place.clickhouse.clone();
+        config.database = self.place.database.clone();
+        config.kafka_group = self.place.name.clone();
+        config.batch_ms = 50;
+        adjust(&mut config);
+        let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        Processor {
+            task: tokio::spawn(run(config, operations, stop.clone())),
+            stop,
+        }
+    }
+
+    /// Puts a message on a topic, as Kafka acknowledged it.
+    pub(crate) async fn publish(&self, topic: Topic, payload: &[u8]) {
+        let topic = self.topics.name(topic);
+        let record = FutureRecord::<(), _>::to(&topic).payload(payload);
+        let delivery = self.producer.send_result(record).unwrap();
+        delivery.await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn publish_event(&self, topic: Topic, event: &impl prost::Message) {
+        self.publish(topic, &event.encode_to_vec()).await;
+    }
+
+    /// The first `count` dead letters of a topic: reason and payload.
+    pub(crate) async fn dead_letters(&self, topic: Topic, count: usize) -> Vec<(String, Vec<u8>)> {
+        let (kafka, name) = (self.place.kafka.clone(), self.topics.dead_letter(topic));
+        let messages = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", &kafka.kafka_brokers)
+                .set("group.id", format!("{name}-reader"))
+                .set("auto.offset.reset", "earliest")
+                .create()
+                .unwrap();
+            consumer.subscribe(&[&name]).unwrap();
+            let deadline = std::time::Instant::now() + PATIENCE;
+            let mut messages: Vec<OwnedMessage> = Vec::new();
+            while messages.len() < count && std::time::Instant::now() < deadline {
+                // It also returns without a message, for events of its own.
+                let message = consumer.poll(Duration::from_millis(100));
+                messages.extend(message.map(|message| message.unwrap().detach()));
+            }
+            assert_eq!(messages.len(), count, "dead letters");
+            messages
+        })
+        .await
+        .unwrap();
+        let letter = |message: OwnedMessage| {
+            let headers = message.headers().unwrap();
+            let reason = headers
+                .iter()
+                .find(|h| h.key == "reason")
+                .unwrap()
+                .value
+                .unwrap();
+            assert!(headers.iter().any(|h| h.key == "offset"));
+            (
+                String::from_utf8(reason.to_vec()).unwrap(),
+                message.payload().unwrap().to_vec(),
+            )
+        };
+        messages.into_iter().map(letter).collect()
+    }
+
+    /// One number from PostgreSQL.
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// One number from ClickHouse.
+    pub(crate) async fn fact_count(&self, sql: &str) -> u64 {
+        self.facts.query(sql).fetch_one().await.unwrap()
+    }
+}
+
+/// A running processor.
+pub(crate) struct Processor {
+    task: JoinHandle<Result<(), RunError>>,
+    stop: CancellationToken,
+}
+
+impl Processor {
+    /// Asks it to stop and waits for the end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        ended.expect("it stops in time").unwrap().unwrap();
+    }
+
+    /// Ends it wherever it is: nothing is finished, flushed or committed.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Waits until it ends by itself; why it did.
+    pub(crate) async fn failure(self) -> RunError {
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        ended.expect("it ends in time").unwrap().unwrap_err()
+    }
+}
+
+/// Waits until `condition` holds; fails when it takes too long.
+pub(crate) async fn wait_until(mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("it happens in time");
+}

@@ -1,0 +1,8 @@
+//! The edge over real sockets, Redis and Kafka.
+
+#[cfg(test)]
+mod postback;
+#[cfg(test)]
+mod redirect;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,217 @@
+//! Merchants' side of the edge, over real sockets, Redis and Kafka.
+
+use crate::support::{Edge, TENANT, TOKEN, keys};
+use reqwest::Response;
+use serde_json::Value;
+use tributary_shared::click_token::ClickToken;
+use tributary_shared::clock::Clock;
+use tributary_shared::events::{Conversion, Topic};
+use tributary_shared::ids::{LinkId, conversion_id};
+
+async fn json(answer: Response) -> (u16, Value) {
+    let status = answer.status().as_u16();
+    (
+        status,
+        serde_json::from_str(&answer.text().await.unwrap()).unwrap(),
+    )
+}
+
+fn click_id() -> String {
+    ClickToken::mint(&keys(), LinkId(3), Clock::system().now()).to_string()
+}
+
+#[tokio::test]
+async fn a_conversion_is_taken_by_get_and_post() {
+    let edge = Edge::start().await;
+    let click_id = click_id();
+    let query = format!("order_id=A-1&amount=49.9&currency=USD&click_id={click_id}");
+    let expected = conversion_id(TENANT, "A-1", "sale").to_string();
+
+    let get = edge
+        .get(&format!("/postback?token={TOKEN}&{query}&unknown=x"))
+        .send()
+        .await
+        .unwrap();
+    let (status, body) = json(get).await;
+    assert_eq!((status, body["status"].as_str()), (200, Some("accepted")));
+    assert_eq!(body["conversion_id"], expected.as_str());
+
+    let form = "application/x-www-form-urlencoded; charset=utf-8";
+    let post = edge
+        .post("/postback")
+        .bearer_auth(TOKEN)
+        .header("Content-Type", form);
+    let (status, body) = json(post.body(query).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["conversion_id"], expected.as_str());
+
+    for event in edge.events::<Conversion>(Topic::Conversions, 2).await {
+        assert_eq!(event.conversion_id, expected);
+        assert_eq!(event.tenant_id, TENANT.to_wire());
+        assert_eq!(
+            (event.order_id.as_str(), event.event.as_str()),
+            ("A-1", "sale")
+        );
+        assert_eq!(
+            (event.amount.as_str(), event.currency.as_str()),
+            ("49.90", "USD")
+        );
+        assert_eq!(event.click_id, click_id);
+    }
+}
+
+#[tokio::test]
+async fn a_conversion_without_a_click_is_taken() {
+    let edge = Edge::start().await;
+    let path =
+        format!("/postback?token={TOKEN}&order_id=B&event=lead&amount=0&currency=JPY&click_id=");
+    assert_eq!(edge.get(&path).send().await.unwrap().status(), 200);
+    let event: Conversion = edge.events(Topic::Conversions, 1).await.remove(0);
+    assert_eq!(
+        (
+            event.click_id.as_str(),
+            event.amount.as_str(),
+            event.event.as_str()
+        ),
+        ("", "0", "lead")
+    );
+}
+
+#[tokio::test]
+async fn a_bad_postback_says_why_and_leaves_nothing_behind() {
+    let edge = Edge::start().await;
+    let mut forged = click_id();
+    forged.replace_range(40..41, if &forged[40..41] == "A" { "B" } else { "A" });
+    let token = format!("token={TOKEN}");
+    let money = "amount=1&currency=USD";
+    let cases = [
+        (String::new(), 401, "token_missing"),
+        (
+            format!("token=wrong&order_id=A&{money}"),
+            401,
+            "token_unknown",
+        ),
+        (format!("{token}&{money}"), 400, "parameter_missing"),
+        (
+            format!("{token}&order_id=A&currency=USD"),
+            400,
+            "parameter_missing",
+        ),
+        (
+            format!("{token}&order_id=A&amount=1"),
+            400,
+            "parameter_missing",
+        ),
+        (
+            format!("{token}&order_id=A&amount=-1&currency=USD"),
+            400,
+            "amount_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&amount=ten&currency=USD"),
+            400,
+            "amount_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&amount=NaN&currency=USD"),
+            400,
+            "amount_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&amount=1.001&currency=USD"),
+            400,
+            "amount_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&amount=1&currency=WAT"),
+            400,
+            "currency_unknown",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&amount=2"),
+            400,
+            "parameter_repeated",
+        ),
+        (
+            format!("{token}&order_id=A%0A&{money}"),
+            400,
+            "order_id_invalid",
+        ),
+        (
+            format!("{token}&order_id={}&{money}", "x".repeat(129)),
+            400,
+            "order_id_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&event=Big%20Sale"),
+            400,
+            "event_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&click_id=%7Bclick_id%7D"),
+            400,
+            "click_id_malformed",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&click_id={forged}"),
+            400,
+            "click_id_foreign",
+        ),
+    ];
+    for (query, status, error) in cases {
+        let (got, body) = json(
+            edge.get(&format!("/postback?{query}"))
+                .send()
+                .await
+                .unwrap(),
+        )
+        .await;
+        assert_eq!(
+            (got, body["error"].as_str()),
+            (status, Some(error)),
+            "{query}: {body}"
+        );
+        assert!(
+            body["message"].as_str().unwrap().len() > 10,
+            "{query}: {body}"
+        );
+    }
+
+    let post = |kind: &'static str, body: String| {
+        edge.post(&format!("/postback?{token}"))
+            .header("Content-Type", kind)
+            .body(body)
+            .send()
+    };
+    let (status, body) = json(post("application/json", "{}".into()).await.unwrap()).await;
+    assert_eq!((status, body["error"].as_str()), (415, Some("body_type")));
+    let form = "application/x-www-form-urlencoded";
+    let (status, body) = json(post(form, "x".repeat(20_000)).await.unwrap()).await;
+    assert_eq!(
+        (status, body["error"].as_str()),
+        (413, Some("body_too_large"))
+    );
+    let put = edge
+        .client
+        .put(format!("http://{}/postback", edge.address()));
+    assert_eq!(put.send().await.unwrap().status(), 405);
+
+    let good = edge
+        .get(&format!("/postback?{token}&order_id=A&{money}"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(good.status(), 200);
+    edge.events::<Conversion>(Topic::Conversions, 1).await;
+}
+
+#[tokio::test]
+async fn a_conversion_that_kafka_does_not_take_is_not_accepted() {
+    let edge =
+        Edge::start_unready(|config| config.kafka.kafka_brokers = "127.0.0.1:1".to_owned()).await;
+    let path = format!("/postback?token={TOKEN}&order_id=A&amount=1&currency=USD");
+    let answer = edge.get(&path).send().await.unwrap();
+    assert!(answer.headers().contains_key("retry-after"));
+    let (status, body) = json(answer).await;
+    assert_eq!((status, body["error"].as_str()), (503, Some("not_stored")));
+}

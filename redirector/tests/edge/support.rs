@@ -1,0 +1,237 @@
+//! A redirector of its own for each test, on the shared engines.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser as _;
+use prost::Message as _;
+use rdkafka::ClientConfig;
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use redis::AsyncCommands as _;
+use reqwest::{Client, RequestBuilder, Response, redirect};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tributary_redirector::{Config, RunError, run};
+use tributary_shared::engines;
+use tributary_shared::events::{Topic, Topics};
+use tributary_shared::ids::TenantId;
+use tributary_shared::links::{EdgeKeys, Link};
+use tributary_shared::secrets::{KeyRing, token_hash};
+use tributary_shared::testing::{Addresses, Isolated};
+
+/// How long anything asynchronous may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const TENANT: TenantId = TenantId(7);
+pub(crate) const TOKEN: &str = "trp_test";
+pub(crate) const DESTINATION: &str = "https://shop.example/p?c={click_id}&s={sub1}";
+
+pub(crate) fn keys() -> KeyRing {
+    format!("1:{}", "ab".repeat(32)).parse().unwrap()
+}
+
+/// A running redirector with one link, `demo`, and one postback token.
+pub(crate) struct Edge {
+    pub(crate) place: Isolated,
+    pub(crate) client: Client,
+    address: SocketAddr,
+    operations: SocketAddr,
+    stop: CancellationToken,
+    task: Option<JoinHandle<Result<(), RunError>>>,
+}
+
+impl Edge {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// `adjust` changes the settings; it may take engines away.
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let edge = Self::start_unready(adjust).await;
+        wait_until(async || edge.operations("/readyz").await.0 == 200).await;
+        edge
+    }
+
+    pub(crate) async fn start_unready(adjust: impl FnOnce(&mut Config)) -> Self {
+        let engines = tokio::task::spawn_blocking(tributary_local::testing::engines)
+            .await
+            .unwrap();
+        let place = Isolated::create(&Addresses {
+            redis_url: engines.redis_url.clone(),
+            kafka_brokers: engines.kafka_brokers.clone(),
+            clickhouse_url: engines.clickhouse_url.clone(),
+            database_url: engines.database_url.clone(),
+        })
+        .await
+        .unwrap();
+        let mut config = Config::parse_from([
+            "redirector",
+            "--click-token-keys",
+            &format!("1:{}", "ab".repeat(32)),
+            "--fingerprint-key",
+            &"cd".repeat(32),
+            "--trusted-proxies",
+            "127.0.0.1/32",
+        ]);
+        config.redis = place.redis.clone();
+        config.kafka = place.kafka.clone();
+        adjust(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        let edge = Self {
+            client: Client::builder()
+                .redirect(redirect::Policy::none())
+                .build()
+                .unwrap(),
+            address: listener.local_addr().unwrap(),
+            operations: operations.local_addr().unwrap(),
+            task: Some(tokio::spawn(run(
+                config,
+                listener,
+                operations,
+                stop.clone(),
+            ))),
+            stop,
+            place,
+        };
+        edge.write_link("demo", TENANT, DESTINATION).await;
+        edge.write_token(TOKEN).await;
+        edge.complete_index().await;
+        edge
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("http://{}{path}", self.address))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("http://{}{path}", self.address))
+    }
+
+    /// Status and body of a path on the operations listener.
+    pub(crate) async fn operations(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.operations);
+        let answer = self.client.get(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Asks it to stop and waits for the end.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.cancel();
+        let task = self.task.take().expect("it is stopped once");
+        let ended = tokio::time::timeout(PATIENCE, task).await;
+        ended.expect("it stops in time").unwrap().unwrap();
+    }
+
+    async fn redis(&self) -> redis::aio::ConnectionManager {
+        engines::redis::connect(&self.place.redis, PATIENCE).unwrap()
+    }
+
+    /// Puts a link where admin-api would put it.
+    pub(crate) async fn write_link(&self, code: &str, tenant: TenantId, destination: &str) {
+        let keys = EdgeKeys::new(&self.place.redis.redis_prefix);
+        let link = Link {
+            link_id: 3,
+            tenant_id: TENANT.to_wire(),
+            program_id: 4,
+            affiliate_id: 5,
+            destination: destination.to_owned(),
+            window_seconds: 3600,
+        };
+        let mut redis = self.redis().await;
+        let () = redis.set(keys.code(code), tenant.0).await.unwrap();
+        let () = redis
+            .set(keys.link(tenant, code), link.encode_to_vec())
+            .await
+            .unwrap();
+    }
+
+    /// Says that everything is written, as admin-api says it.
+    pub(crate) async fn complete_index(&self) {
+        let writer = EdgeKeys::new(&self.place.redis.redis_prefix).writer();
+        let () = self.redis().await.set(writer, "somebody").await.unwrap();
+    }
+
+    /// What a Redis that was restarted holds.
+    pub(crate) async fn empty_redis(&self) {
+        let keys = EdgeKeys::new(&self.place.redis.redis_prefix);
+        let gone = [keys.writer(), keys.code("demo"), keys.link(TENANT, "demo")];
+        let () = self.redis().await.del(&gone).await.unwrap();
+    }
+
+    pub(crate) async fn remove_link(&self, code: &str) {
+        let keys = EdgeKeys::new(&self.place.redis.redis_prefix);
+        let () = self.redis().await.del(keys.code(code)).await.unwrap();
+    }
+
+    async fn write_token(&self, token: &str) {
+        let key = EdgeKeys::new(&self.place.redis.redis_prefix).postback(&token_hash(token));
+        let () = self.redis().await.set(key, TENANT.0).await.unwrap();
+    }
+
+    /// The first `count` events on a topic; fails when there are more or fewer.
+    pub(crate) async fn events<M: prost::Message + Default + 'static>(
+        &self,
+        topic: Topic,
+        count: usize,
+    ) -> Vec<M> {
+        let brokers = self.place.kafka.kafka_brokers.clone();
+        let topic = Topics::new(&self.place.kafka.kafka_topic_prefix).name(topic);
+        tokio::task::spawn_blocking(move || read(&brokers, &topic, count))
+            .await
+            .unwrap()
+    }
+}
+
+fn read<M: prost::Message + Default>(brokers: &str, topic: &str, count: usize) -> Vec<M> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", format!("{topic}-reader"))
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[topic]).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut events = Vec::new();
+    // Once all are there, a moment longer: one too many is a failure as well.
+    let mut last_look = false;
+    while !last_look && std::time::Instant::now() < deadline {
+        last_look = events.len() >= count && consumer.assignment().unwrap().count() > 0;
+        while let Some(message) = consumer.poll(Duration::from_millis(500)) {
+            let message = message.unwrap();
+            events.push(M::decode(message.payload().unwrap()).unwrap());
+            last_look = false;
+            if events.len() >= count {
+                break;
+            }
+        }
+    }
+    assert_eq!(events.len(), count, "events on {topic}");
+    events
+}
+
+/// A header's values.
+pub(crate) fn header<'r>(answer: &'r Response, name: &str) -> Vec<&'r str> {
+    let values = answer.headers().get_all(name).iter();
+    values.map(|value| value.to_str().unwrap()).collect()
+}
+
+/// Waits until `condition` holds; fails when it takes too long.
+pub(crate) async fn wait_until(mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("it happens in time");
+}
