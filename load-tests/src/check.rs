@@ -109,7 +109,8 @@ impl Verdict {
     }
 }
 
-/// Returns when every click and order is stored, or when it has waited long enough.
+/// Returns when every click and order is stored, or when it has waited long enough. A store that
+/// does not answer is asked again: it may be starting anew.
 pub(crate) async fn wait_until_stored(
     sent: &Sent<'_>,
     clickhouse: &ClickHouse,
@@ -121,15 +122,25 @@ pub(crate) async fn wait_until_stored(
     let accepted = accepted(sent).len();
     let progress = Progress::new("stored: clicks, orders, facts", ids.len() + 2 * accepted);
     loop {
-        let clicks = clickhouse.count(&ids, sent.since).await?;
-        let (conversions, commissions) = ledger.count_orders(sent.run).await?;
-        let facts = clickhouse.count_orders(sent.run).await?;
-        progress.at(clicks + conversions + facts.0);
-        let complete =
-            clicks >= ids.len() && conversions >= accepted && facts >= (conversions, commissions);
-        if complete || began.elapsed() > limit {
-            progress.finish();
-            return Ok(());
+        let asked = tokio::try_join!(
+            clickhouse.count(&ids, sent.since),
+            ledger.count_orders(sent.run),
+            clickhouse.count_orders(sent.run),
+        );
+        let late = began.elapsed() > limit;
+        match asked {
+            Ok((clicks, (conversions, commissions), facts)) => {
+                progress.at(clicks + conversions + facts.0);
+                let complete = clicks >= ids.len()
+                    && conversions >= accepted
+                    && facts >= (conversions, commissions);
+                if complete || late {
+                    progress.finish();
+                    return Ok(());
+                }
+            }
+            Err(error) if late => return Err(error),
+            Err(_) => {}
         }
         tokio::time::sleep(ASK_EVERY).await;
     }

@@ -100,9 +100,7 @@ impl BotList {
             Verdict::KnownCrawler
         } else if self.names_itself.is_match(user_agent) {
             Verdict::NamesItself
-        } else if self.name_only.is_match(user_agent)
-            || !self.browser_mark.is_match(user_agent)
-        {
+        } else if self.name_only.is_match(user_agent) || !self.browser_mark.is_match(user_agent) {
             Verdict::NotABrowser
         } else {
             Verdict::Person

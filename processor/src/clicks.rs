@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike as _, Utc};
 use clickhouse::Row;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use tributary_shared::clock::from_micros;
+use tributary_shared::clock::event_time;
 use tributary_shared::events::Click;
 use uuid::Uuid;
 
@@ -146,7 +146,8 @@ fn row(click: Click, verdict: Verdict, at: Position) -> Result<ClickRow, BadClic
     let mut subs = click.sub_ids.into_iter();
     let mut sub = || subs.next().unwrap_or_default();
     let row = ClickRow {
-        received_at: received_at(click.received_at_us)?,
+        received_at: event_time(click.received_at_us)
+            .ok_or(BadClick::OutOfBounds("received_at_us"))?,
         visitor_id: Uuid::from_bytes(sixteen(&click.visitor_id, "visitor_id")?),
         fingerprint: sixteen(&click.fingerprint, "fingerprint")?,
         address: address(&click.address)?,
@@ -173,13 +174,6 @@ fn row(click: Click, verdict: Verdict, at: Position) -> Result<ClickRow, BadClic
         return Err(BadClick::OutOfBounds("sub_ids"));
     }
     Ok(row)
-}
-
-/// ClickHouse's DateTime64 ends in 2299; a click before this project is nonsense as well.
-fn received_at(micros: i64) -> Result<DateTime<Utc>, BadClick> {
-    from_micros(micros)
-        .filter(|at| (2020..2200).contains(&at.year()))
-        .ok_or(BadClick::OutOfBounds("received_at_us"))
 }
 
 fn sixteen(bytes: &[u8], name: &'static str) -> Result<[u8; 16], BadClick> {

@@ -79,7 +79,11 @@ impl ClientContext for Rebalances {}
 impl ConsumerContext for Rebalances {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         self.0.fetch_add(1, Ordering::SeqCst);
-        tracing::info!(?rebalance, "partitions move");
+        match rebalance {
+            Rebalance::Assign(list) => tracing::info!(count = list.count(), "partitions assigned"),
+            Rebalance::Revoke(list) => tracing::info!(count = list.count(), "partitions revoked"),
+            Rebalance::Error(error) => tracing::warn!(%error, "partitions could not be shared out"),
+        }
     }
 }
 

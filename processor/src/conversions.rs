@@ -4,11 +4,12 @@ use prost::Message as _;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::click_token::{self, Click};
-use tributary_shared::clock::from_micros;
+use tributary_shared::clock::event_time;
 use tributary_shared::events::Conversion;
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
 use tributary_shared::names;
+use tributary_shared::orders::{is_event, is_order_id};
 use tributary_shared::secrets::KeyRing;
 
 use crate::attribute::{Touchpoint, Unattributed, last_click};
@@ -17,9 +18,7 @@ use crate::ledger::{self, Decision, Order};
 use crate::price::price;
 use crate::retry::{Stopped, until_done};
 
-/// Bounds of the columns that hold an order (shared/migrations/postgres/0002_money.sql).
-const MAX_ORDER_ID_CHARS: usize = 128;
-const MAX_EVENT_CHARS: usize = 32;
+/// Longest click id that is kept beside a conversion, ours or not.
 const MAX_CLICK_ID_BYTES: usize = 256;
 
 /// Why a message is not a conversion.
@@ -130,24 +129,19 @@ fn touchpoint(order: &Order, click: Click, terms: &ledger::LinkTerms) -> Touchpo
 
 fn decode(payload: &[u8]) -> Result<Order, BadConversion> {
     let event = Conversion::decode(payload).map_err(|e| BadConversion::Encoding(e.to_string()))?;
-    let bounded = |text: &str, max_chars: usize| {
-        (1..=max_chars).contains(&text.chars().count()) && !text.chars().any(char::is_control)
-    };
     let tenant_id =
         TenantId::from_wire(event.tenant_id).ok_or(BadConversion::Field("tenant_id"))?;
-    if !bounded(&event.order_id, MAX_ORDER_ID_CHARS) {
+    if !is_order_id(&event.order_id) {
         return Err(BadConversion::Field("order_id"));
     }
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if !bounded(&event.event, MAX_EVENT_CHARS) || !event.event.bytes().all(plain) {
+    if !is_event(&event.event) {
         return Err(BadConversion::Field("event"));
     }
     if event.click_id.len() > MAX_CLICK_ID_BYTES || event.click_id.contains('\0') {
         return Err(BadConversion::Field("click_id"));
     }
-    let accepted_at = from_micros(event.accepted_at_us)
-        .filter(|at| at.timestamp() > 0 && at.timestamp() < 7_258_118_400) // before the year 2200
-        .ok_or(BadConversion::Field("accepted_at_us"))?;
+    let accepted_at =
+        event_time(event.accepted_at_us).ok_or(BadConversion::Field("accepted_at_us"))?;
     Ok(Order {
         // Computed, not taken: what makes an order unique is not the message's to say.
         id: conversion_id(tenant_id, &event.order_id, &event.event),

@@ -79,10 +79,6 @@ impl DeadLetters {
             .producer
             .send_result(record)
             .map_err(|(error, _)| error)?;
-        match delivery.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(error),
-            Err(_) => Err(KafkaError::Canceled),
-        }
+        kafka::acknowledged(delivery).await
     }
 }

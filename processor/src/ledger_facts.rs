@@ -5,7 +5,7 @@ use clickhouse::Row;
 use prost::Message as _;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use tributary_shared::clock::from_micros;
+use tributary_shared::clock::event_time;
 use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
 use uuid::Uuid;
 
@@ -189,9 +189,7 @@ fn uuid(text: &str, name: &'static str) -> Result<Uuid, BadEvent> {
 }
 
 fn time(micros: i64, name: &'static str) -> Result<DateTime<Utc>, BadEvent> {
-    from_micros(micros)
-        .filter(|at| at.timestamp() > 0 && at.timestamp() < 7_258_118_400) // before the year 2200
-        .ok_or(BadEvent::Field(name))
+    event_time(micros).ok_or(BadEvent::Field(name))
 }
 
 fn amount(text: &str) -> Result<i128, BadEvent> {

@@ -116,16 +116,7 @@ impl Relay {
                 .map_err(|(error, _)| error)
         });
         let deliveries = deliveries.collect::<Result<Vec<_>, KafkaError>>()?;
-        try_join_all(
-            deliveries
-                .into_iter()
-                .map(async |delivery| match delivery.await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err((error, _))) => Err(error),
-                    Err(_) => Err(KafkaError::Canceled),
-                }),
-        )
-        .await?;
+        try_join_all(deliveries.into_iter().map(kafka::acknowledged)).await?;
         let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
         sqlx::query("DELETE FROM ledger_outbox WHERE id = ANY($1)")
             .bind(&ids)

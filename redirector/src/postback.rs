@@ -30,6 +30,7 @@ use tributary_shared::events::{Conversion, Topic, Topics};
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
 use tributary_shared::names;
+use tributary_shared::orders::{MAX_EVENT_CHARS, MAX_ORDER_ID_CHARS, is_event, is_order_id};
 
 use crate::resolve::Resolution;
 use crate::server::Answer;
@@ -41,10 +42,6 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Kafka may take to acknowledge.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(8);
-/// Longest order id, in characters.
-const MAX_ORDER_ID_CHARS: usize = 128;
-/// Longest event name, in characters.
-const MAX_EVENT_CHARS: usize = 32;
 
 /// Why a postback was not taken: the `error` and `message` of the answer.
 #[derive(Debug, thiserror::Error)]
@@ -274,18 +271,6 @@ impl<'r> Parameters<'r> {
     }
 }
 
-fn is_order_id(order_id: &str) -> bool {
-    (1..=MAX_ORDER_ID_CHARS).contains(&order_id.chars().count())
-        && !order_id.chars().any(char::is_control)
-}
-
-fn is_event(event: &str) -> bool {
-    (1..=MAX_EVENT_CHARS).contains(&event.len())
-        && event
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-}
-
 /// Writes conversions to Kafka and waits for its word.
 pub(crate) struct ConversionPublisher {
     producer: FutureProducer,
@@ -309,10 +294,9 @@ impl ConversionPublisher {
             .producer
             .send_result(record)
             .map_err(|(error, _)| not_stored(&error))?;
-        match tokio::time::timeout(KAFKA_TIMEOUT, delivery).await {
-            Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err((error, _)))) => Err(not_stored(&error)),
-            Ok(Err(_)) | Err(_) => Err(not_stored(&"no acknowledgement in time")),
+        match tokio::time::timeout(KAFKA_TIMEOUT, kafka::acknowledged(delivery)).await {
+            Ok(acknowledged) => acknowledged.map_err(|error| not_stored(&error)),
+            Err(late) => Err(not_stored(&late)),
         }
     }
 }
@@ -341,18 +325,5 @@ mod tests {
                 .click_id
                 .is_some()
         );
-    }
-
-    #[test]
-    fn order_ids_and_events_are_bounded() {
-        assert!(is_order_id("Nr. 4711 / ü"));
-        assert!(is_order_id(&"ü".repeat(128)));
-        for order_id in ["", "a\nb", "a\0", &"x".repeat(129)] {
-            assert!(!is_order_id(order_id), "{order_id:?}");
-        }
-        assert!(is_event("sale_2"));
-        for event in ["", "Sale", "a b", "sale\n", &"x".repeat(33)] {
-            assert!(!is_event(event), "{event:?}");
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, SubsecRound as _, TimeDelta, Utc};
 
 /// Where "now" comes from. Cheap to clone.
 #[derive(Clone)]
@@ -64,4 +64,11 @@ impl fmt::Debug for Clock {
 #[must_use]
 pub fn from_micros(micros: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros)
+}
+
+/// The time of an event, from the microseconds since 1970 that it carries. None when it lies outside
+/// 2020 to 2199: nothing happened then, and ClickHouse could not hold all of it.
+#[must_use]
+pub fn event_time(micros: i64) -> Option<DateTime<Utc>> {
+    from_micros(micros).filter(|at| (2020..2200).contains(&at.year()))
 }

@@ -14,6 +14,7 @@ pub mod links;
 pub mod migrations;
 pub mod money;
 pub mod names;
+pub mod orders;
 pub mod secrets;
 pub mod service;
 pub mod telemetry;

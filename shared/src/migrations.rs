@@ -123,7 +123,11 @@ pub async fn wait_until_current(postgres: &PgPool, clickhouse: &Client) {
 
 async fn is_current(postgres: &PgPool, clickhouse: &Client) -> Result<(), String> {
     postgres_is_current(postgres).await?;
-    let wanted = CLICKHOUSE.iter().map(|(version, _)| *version).max().unwrap_or(0);
+    let wanted = CLICKHOUSE
+        .iter()
+        .map(|(version, _)| *version)
+        .max()
+        .unwrap_or(0);
     let applied = clickhouse_version(clickhouse)
         .await
         .map_err(|e| format!("ClickHouse: {e}"))?;

@@ -9,6 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::DeliveryFuture;
 
 use crate::config::KafkaConfig;
 use crate::events::{Topic, Topics};
@@ -83,6 +84,18 @@ pub fn consumer(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000");
     client
+}
+
+/// Waits for Kafka's word on a message that was handed to a producer.
+///
+/// # Errors
+/// When Kafka refused it or did not answer in time. It may be stored all the same.
+pub async fn acknowledged(delivery: DeliveryFuture) -> Result<(), KafkaError> {
+    match delivery.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err((error, _))) => Err(error),
+        Err(_) => Err(KafkaError::Canceled), // the producer was dropped
+    }
 }
 
 /// Creates the topics that are not there yet.

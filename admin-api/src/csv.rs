@@ -1,0 +1,95 @@
+//! A list as CSV: one column a field, nested fields as `rule.percent`, several amounts of money as
+//! `12.50 USD; 3.00 EUR`.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Problem;
+
+/// `items` as a table. The first item names the columns; without items the table is empty.
+pub(crate) fn table<T: Serialize>(items: &[T]) -> Result<Response, Problem> {
+    let text = write(items).map_err(|error| {
+        tracing::error!(%error, "a list could not be written as CSV");
+        Problem::internal()
+    })?;
+    Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())
+}
+
+fn write<T: Serialize>(items: &[T]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for (number, item) in items.iter().enumerate() {
+        let mut cells = Vec::new();
+        flatten(String::new(), &serde_json::to_value(item)?, &mut cells);
+        if number == 0 {
+            writer.write_record(cells.iter().map(|(name, _)| name))?;
+        }
+        writer.write_record(cells.iter().map(|(_, cell)| cell))?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+fn flatten(name: String, value: &Value, cells: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(fields) if name.is_empty() || !is_money(value) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() {
+                    field.clone()
+                } else {
+                    format!("{name}.{field}")
+                };
+                flatten(name, value, cells);
+            }
+        }
+        other => cells.push((name, cell(other))),
+    }
+}
+
+fn is_money(value: &Value) -> bool {
+    value
+        .as_object()
+        .is_some_and(|o| o.len() == 2 && o.contains_key("amount") && o.contains_key("currency"))
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => harmless(text),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join("; "),
+        Value::Object(fields) => {
+            let part = |name| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+            format!("{} {}", part("amount"), part("currency"))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A spreadsheet runs what begins like a formula, and an order id comes from outside.
+fn harmless(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if formula && text.parse::<rust_decimal::Decimal>().is_err() {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_become_columns() {
+        let items = [
+            json!({"id": 1, "rule": {"id": 2, "percent": "10"}, "revenue": [{"amount": "1.00", "currency": "USD"}, {"amount": "5", "currency": "JPY"}], "x": null}),
+            json!({"id": 2, "rule": {"id": 2, "percent": "-3"}, "revenue": [], "x": "=1+1,\"y\""}),
+        ];
+        let text = String::from_utf8(write(&items).unwrap()).unwrap();
+        assert_eq!(
+            text,
+            "id,rule.id,rule.percent,revenue,x\n1,2,10,1.00 USD; 5 JPY,\n2,2,-3,,\"'=1+1,\"\"y\"\"\"\n"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! The routes, one file a resource, and the description of the API made from them.
+
+pub(crate) mod affiliates;
+pub(crate) mod analytics;
+pub(crate) mod api_keys;
+pub(crate) mod commissions;
+pub(crate) mod conversions;
+pub(crate) mod home;
+pub(crate) mod links;
+pub(crate) mod postback_tokens;
+pub(crate) mod programs;
+pub(crate) mod sessions;
+pub(crate) mod tenants;
+pub(crate) mod users;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoParams, Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::error::Problem;
+use crate::state::App;
+
+/// A header that the platform owner adds; nobody else needs it.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes a header that auth.rs reads")]
+pub(crate) struct TenantHeader {
+    /// The tenant that the platform owner acts for. Members act for their own tenant without it.
+    #[param(rename = "X-Tenant-Id", value_type = Option<i64>)]
+    x_tenant_id: Option<i64>,
+}
+
+/// A header that makes a creating request safe to repeat.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes a header that extract.rs reads")]
+pub(crate) struct IdempotencyHeader {
+    /// Any text of up to 255 characters, new for each thing to create. The same request with the
+    /// same key within 24 hours gets the same answer (secrets are null) and creates nothing.
+    #[param(rename = "Idempotency-Key", value_type = Option<String>)]
+    idempotency_key: Option<String>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tributary",
+        description = "Tracks affiliate clicks at the edge and pays affiliates exactly what they earned.\n\n\
+            Send a key or a session token as `Authorization: Bearer …`. Money is a decimal string with its \
+            currency; times are RFC 3339 in UTC. Lists answer `{items, next_cursor}`; send `next_cursor` back \
+            as `cursor`, or `Accept: text/csv` for a table (the cursor is then in the header `Next-Cursor`). \
+            Errors are `application/problem+json`.",
+    ),
+    security(("bearer" = [])),
+    modifiers(&Bearer),
+    tags(
+        (name = "Tenants", description = "Workspaces, and who may act in them"),
+        (name = "Sessions", description = "Signing in with an e-mail address and a password"),
+        (name = "Programs", description = "What affiliates earn"),
+        (name = "Affiliates", description = "Partners, and what they are owed"),
+        (name = "Links", description = "Tracking links"),
+        (name = "Money", description = "Conversions and the commissions they earned"),
+        (name = "Analytics", description = "What happened, by day and by link"),
+    ),
+    components(schemas(Problem))
+)]
+struct Description;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "The platform owner's key, an API key (trk_…) or a session token (trs_…)",
+            ))
+            .build();
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(api_keys::create, api_keys::list))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(postback_tokens::create, postback_tokens::list))
+        .routes(routes!(postback_tokens::revoke))
+        .routes(routes!(users::create, users::list))
+        .routes(routes!(sessions::create, sessions::end))
+        .routes(routes!(programs::create, programs::list))
+        .routes(routes!(programs::read))
+        .routes(routes!(affiliates::create, affiliates::list))
+        .routes(routes!(affiliates::read))
+        .routes(routes!(affiliates::balance))
+        .routes(routes!(links::create, links::list))
+        .routes(routes!(links::read, links::change))
+        .routes(routes!(conversions::list))
+        .routes(routes!(commissions::list))
+        .routes(routes!(analytics::by_day))
+        .routes(routes!(analytics::by_link))
+}
+
+/// The API's description, OpenAPI 3.1, as indented JSON.
+#[expect(clippy::expect_used, reason = "the description is plain data")]
+pub fn openapi_json() -> String {
+    let mut text = described()
+        .into_openapi()
+        .to_pretty_json()
+        .expect("plain data is JSON");
+    text.push('\n');
+    text
+}
+
+/// Every route.
+pub(crate) fn all() -> Router<App> {
+    let (api, _) = described().split_for_parts();
+    let description: &'static str = Box::leak(openapi_json().into_boxed_str()); // once a process
+    let docs = SwaggerUi::new("/docs").config(Config::from("/openapi.json"));
+    api.merge(home::routes())
+        .route(
+            "/openapi.json",
+            get(async move || ([(CONTENT_TYPE, "application/json")], description)),
+        )
+        .merge(Router::<App>::from(docs))
+}

@@ -1,0 +1,174 @@
+//! Programs: what affiliates earn, in which currency, how long after a click, after which hold.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use tributary_shared::ids::ProgramId;
+use utoipa::ToSchema;
+
+use super::{IdempotencyHeader, TenantHeader};
+use crate::amounts;
+use crate::auth::Scoped;
+use crate::error::Problem;
+use crate::extract::{Body, Format, Id, IdempotencyKey, Query};
+use crate::idempotency::{Begun, Creation};
+use crate::pages::{AfterId, Asked, ListQuery, Page};
+use crate::state::App;
+use crate::validate::Checks;
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewProgram {
+    #[schema(examples("Summer shoes"))]
+    name: String,
+    /// ISO 4217.
+    #[schema(examples("EUR"))]
+    currency: String,
+    /// What an affiliate earns of an order: 0 to 100 with at most 4 decimals.
+    #[schema(examples("12.5"))]
+    commission_percent: String,
+    /// How long after a click an order is still credited to it: 1 second to 366 days.
+    #[schema(examples(2_592_000))]
+    window_seconds: i64,
+    /// How long a commission stays pending: up to 366 days.
+    #[schema(examples(1_209_600))]
+    hold_seconds: i64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Program {
+    #[schema(value_type = i64)]
+    id: ProgramId,
+    name: String,
+    currency: String,
+    /// By the rule's latest version.
+    #[schema(examples("12.5"))]
+    commission_percent: String,
+    window_seconds: i64,
+    hold_seconds: i64,
+    created_at: DateTime<Utc>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Row {
+    id: ProgramId,
+    name: String,
+    currency: String,
+    window_seconds: i64,
+    hold_seconds: i64,
+    created_at: DateTime<Utc>,
+    percent: Decimal,
+}
+
+impl From<Row> for Program {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            currency: row.currency,
+            commission_percent: amounts::percent(row.percent),
+            window_seconds: row.window_seconds,
+            hold_seconds: row.hold_seconds,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Create a program
+#[utoipa::path(post, path = "/v1/programs", tag = "Programs", request_body = NewProgram, params(TenantHeader, IdempotencyHeader),
+    responses((status = 201, body = Program), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn create(
+    State(app): State<App>,
+    at: Scoped,
+    idempotency: IdempotencyKey,
+    body: Body<NewProgram>,
+) -> Result<Response, Problem> {
+    let new = body.value;
+    let mut checks = Checks::default();
+    let name = checks.name("name", &new.name);
+    checks.currency("currency", &new.currency);
+    let percent = checks.percent("commission_percent", &new.commission_percent);
+    checks.seconds("window_seconds", new.window_seconds, 1);
+    checks.seconds("hold_seconds", new.hold_seconds, 0);
+    checks.finish()?;
+    let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
+        Begun::Before(answer) => return Ok(answer),
+        Begun::Now(creation) => creation,
+    };
+    let row: Row = sqlx::query_as(
+        "INSERT INTO programs (tenant_id, name, currency, window_seconds, hold_seconds, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         RETURNING id, name, currency, window_seconds, hold_seconds, created_at, $7::numeric AS percent",
+    )
+    .bind(at.tenant)
+    .bind(&name)
+    .bind(&new.currency)
+    .bind(new.window_seconds)
+    .bind(new.hold_seconds)
+    .bind(app.clock.now())
+    .bind(percent)
+    .fetch_one(creation.connection())
+    .await?;
+    sqlx::query(
+        "INSERT INTO commission_rules (tenant_id, program_id, version, percent, created_at)
+         VALUES ($1, $2, 1, $3, $4)",
+    )
+    .bind(at.tenant)
+    .bind(row.id)
+    .bind(percent)
+    .bind(row.created_at)
+    .execute(creation.connection())
+    .await?;
+    creation.finish(&Program::from(row), &[]).await
+}
+
+/// List programs
+#[utoipa::path(get, path = "/v1/programs", tag = "Programs", params(TenantHeader, ListQuery),
+    responses((status = 200, body = Page<Program>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    at: Scoped,
+    Query(query): Query<ListQuery>,
+    format: Format,
+) -> Result<Response, Problem> {
+    let asked = Asked::<AfterId>::new(query.limit, query.cursor.as_deref())?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.created_at, r.percent
+         FROM programs p JOIN LATERAL (
+             SELECT percent FROM commission_rules WHERE program_id = p.id ORDER BY version DESC LIMIT 1
+         ) r ON true
+         WHERE p.tenant_id = $1 AND p.id > $2 ORDER BY p.id LIMIT $3",
+    )
+    .bind(at.tenant)
+    .bind(asked.after.map_or(0, |after| after.0))
+    .bind(asked.rows())
+    .fetch_all(&app.postgres)
+    .await?;
+    asked
+        .page(rows, |row| AfterId(row.id.0), Program::from)
+        .respond(format)
+}
+
+/// Read a program
+#[utoipa::path(get, path = "/v1/programs/{id}", tag = "Programs", params(TenantHeader, ("id" = i64, Path)),
+    responses((status = 200, body = Program), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn read(
+    State(app): State<App>,
+    at: Scoped,
+    id: Id,
+) -> Result<Json<Program>, Problem> {
+    let row: Row = sqlx::query_as(
+        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.created_at, r.percent
+         FROM programs p JOIN commission_rules r ON r.tenant_id = p.tenant_id AND r.program_id = p.id
+         WHERE p.tenant_id = $1 AND p.id = $2 ORDER BY r.version DESC LIMIT 1",
+    )
+    .bind(at.tenant)
+    .bind(id.0)
+    .fetch_optional(&app.postgres)
+    .await?
+    .ok_or_else(|| Problem::not_found("program"))?;
+    Ok(Json(row.into()))
+}

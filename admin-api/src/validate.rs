@@ -1,0 +1,272 @@
+//! What the fields of a request may hold. Every mistake is collected, so that a caller hears of all
+//! of them at once. PostgreSQL holds the same bounds as constraints; these say what is wrong.
+
+use chrono_tz::Tz;
+use rust_decimal::Decimal;
+use tributary_shared::links::{MAX_CODE_CHARS, is_code};
+use tributary_shared::money::Currency;
+use tributary_shared::template::Template;
+
+use crate::error::{FieldError, Problem};
+
+/// Longest name of anything, in characters.
+pub(crate) const MAX_NAME_CHARS: usize = 200;
+/// Longest slug, in characters.
+pub(crate) const MAX_SLUG_CHARS: usize = 63;
+/// Longest e-mail address, in characters (RFC 5321).
+pub(crate) const MAX_EMAIL_CHARS: usize = 254;
+/// Shortest and longest password, in characters.
+pub(crate) const PASSWORD_CHARS: (usize, usize) = (10, 256);
+/// Longest window and longest hold, in seconds: 366 days.
+pub(crate) const MAX_PERIOD_SECONDS: i64 = 31_622_400;
+/// Decimal places of a percentage.
+pub(crate) const PERCENT_DIGITS: u32 = 4;
+
+/// The mistakes found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    errors: Vec<FieldError>,
+}
+
+impl Checks {
+    fn wrong(&mut self, field: &str, message: impl Into<String>) {
+        self.errors.push(FieldError {
+            field: field.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    /// Passes when nothing was wrong.
+    pub(crate) fn finish(self) -> Result<(), Problem> {
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.errors))
+        }
+    }
+
+    /// A name that people read, without the spaces around it.
+    pub(crate) fn name(&mut self, field: &str, value: &str) -> String {
+        let name = value.trim();
+        if !(1..=MAX_NAME_CHARS).contains(&name.chars().count()) {
+            self.wrong(field, format!("must be 1 to {MAX_NAME_CHARS} characters"));
+        } else if name.chars().any(char::is_control) {
+            self.wrong(field, "must not hold control characters");
+        }
+        name.to_owned()
+    }
+
+    pub(crate) fn slug(&mut self, field: &str, value: &str) {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=MAX_SLUG_CHARS).contains(&value.len())
+            || !value.bytes().all(plain)
+            || value.starts_with('-')
+        {
+            self.wrong(
+                field,
+                format!("must be 1 to {MAX_SLUG_CHARS} of a-z, 0-9 and -, and not begin with -"),
+            );
+        }
+    }
+
+    /// An address that could receive mail: one `@` with something on either side.
+    pub(crate) fn email(&mut self, field: &str, value: &str) -> String {
+        let email = value.trim();
+        let parts = email.split_once('@');
+        let plausible = parts.is_some_and(|(local, domain)| {
+            !local.is_empty() && !domain.is_empty() && !domain.contains('@')
+        });
+        if !plausible
+            || email.chars().count() > MAX_EMAIL_CHARS
+            || email.chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            self.wrong(field, "must be an e-mail address such as ana@example.com");
+        }
+        email.to_owned()
+    }
+
+    pub(crate) fn password(&mut self, field: &str, value: &str) {
+        let (shortest, longest) = PASSWORD_CHARS;
+        if !(shortest..=longest).contains(&value.chars().count()) {
+            self.wrong(field, format!("must be {shortest} to {longest} characters"));
+        }
+    }
+
+    pub(crate) fn currency(&mut self, field: &str, value: &str) {
+        if value.parse::<Currency>().is_err() {
+            self.wrong(field, "must be an ISO 4217 code such as USD");
+        }
+    }
+
+    /// A percentage as a decimal string.
+    pub(crate) fn percent(&mut self, field: &str, value: &str) -> Decimal {
+        match percent(value) {
+            Some(percent) => percent,
+            None => {
+                self.wrong(
+                    field,
+                    format!("must be a decimal string from \"0\" to \"100\" with at most {PERCENT_DIGITS} decimals, such as \"12.5\""),
+                );
+                Decimal::ZERO
+            }
+        }
+    }
+
+    /// A period of at least `shortest` seconds and at most 366 days.
+    pub(crate) fn seconds(&mut self, field: &str, value: i64, shortest: i64) {
+        if !(shortest..=MAX_PERIOD_SECONDS).contains(&value) {
+            self.wrong(
+                field,
+                format!("must be {shortest} to {MAX_PERIOD_SECONDS} seconds (366 days)"),
+            );
+        }
+    }
+
+    pub(crate) fn code(&mut self, field: &str, value: &str) {
+        if !is_code(value) {
+            self.wrong(
+                field,
+                format!("must be 1 to {MAX_CODE_CHARS} of A-Z, a-z, 0-9, _ and -"),
+            );
+        }
+    }
+
+    pub(crate) fn destination(&mut self, field: &str, value: &str) {
+        if let Err(error) = Template::parse(value) {
+            self.wrong(field, error.to_string());
+        }
+    }
+
+    pub(crate) fn time_zone(&mut self, field: &str, value: &str) {
+        if value.parse::<Tz>().is_err() {
+            self.wrong(field, "must be an IANA time zone such as Europe/Berlin");
+        }
+    }
+}
+
+fn percent(text: &str) -> Option<Decimal> {
+    let plain = !text.is_empty()
+        && text.len() <= 16
+        && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        && text.bytes().any(|b| b.is_ascii_digit());
+    if !plain {
+        return None;
+    }
+    let percent = Decimal::from_str_exact(text).ok()?.normalize();
+    (percent <= Decimal::ONE_HUNDRED && percent.scale() <= PERCENT_DIGITS).then_some(percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn passes(check: impl FnOnce(&mut Checks)) -> bool {
+        let mut checks = Checks::default();
+        check(&mut checks);
+        checks.finish().is_ok()
+    }
+
+    #[test]
+    fn names_are_trimmed_and_bounded() {
+        let mut checks = Checks::default();
+        assert_eq!(checks.name("name", "  Ana & Co "), "Ana & Co");
+        assert!(passes(|c| _ = c.name("name", &"ä".repeat(200))));
+        for bad in ["", "  ", "a\0b", "a\nb", &"a".repeat(201)] {
+            assert!(!passes(|c| _ = c.name("name", bad)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn slugs_are_host_names_without_dots() {
+        for good in ["a", "demo", "shop-24", "0x", &"a".repeat(63)] {
+            assert!(passes(|c| c.slug("slug", good)), "{good:?}");
+        }
+        for bad in ["", "-a", "A", "a.b", "a b", "ä", &"a".repeat(64)] {
+            assert!(!passes(|c| c.slug("slug", bad)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn e_mail_addresses_have_one_at() {
+        for good in ["a@b", "ana.b+c@example.com"] {
+            assert!(passes(|c| _ = c.email("email", good)), "{good:?}");
+        }
+        for bad in [
+            "",
+            "a",
+            "@b",
+            "a@",
+            "a@b@c",
+            "a b@c",
+            "a\0@c",
+            &format!("a@{}", "b".repeat(253)),
+        ] {
+            assert!(!passes(|c| _ = c.email("email", bad)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn percentages_have_four_decimals_at_most() {
+        for (text, value) in [
+            ("0", "0"),
+            ("10", "10"),
+            ("100.0000", "100"),
+            ("12.3456", "12.3456"),
+            ("1.50000", "1.5"),
+        ] {
+            assert_eq!(percent(text), Some(value.parse().unwrap()), "{text}");
+        }
+        for bad in [
+            "", ".", "-1", "100.0001", "101", "1.23456", "1e1", "ten", "10%", " 1", "+1", "1.2.3",
+        ] {
+            assert_eq!(percent(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn periods_currencies_codes_destinations_and_zones_are_checked() {
+        assert!(passes(|c| c.seconds("window_seconds", 1, 1)));
+        assert!(!passes(|c| c.seconds("window_seconds", 0, 1)));
+        assert!(passes(|c| c.seconds("hold_seconds", MAX_PERIOD_SECONDS, 0)));
+        assert!(!passes(|c| c.seconds(
+            "hold_seconds",
+            MAX_PERIOD_SECONDS + 1,
+            0
+        )));
+        assert!(passes(|c| c.currency("currency", "EUR")));
+        assert!(!passes(|c| c.currency("currency", "eur")));
+        assert!(passes(|c| c.code("code", "Summer_24-b")));
+        assert!(!passes(|c| c.code("code", "a/b")));
+        assert!(passes(|c| c.destination(
+            "destination",
+            "https://shop.example/?c={click_id}"
+        )));
+        assert!(!passes(
+            |c| c.destination("destination", "javascript:alert(1)")
+        ));
+        assert!(passes(|c| c.time_zone("time_zone", "America/St_Johns")));
+        assert!(!passes(|c| c.time_zone("time_zone", "Mars/Olympus")));
+        assert!(!passes(|c| c.password("password", "123456789")));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let mut checks = Checks::default();
+        checks.slug("slug", "A");
+        checks.name("name", "");
+        let problem = serde_json::to_value(checks.finish().unwrap_err()).unwrap();
+        assert_eq!(problem["errors"].as_array().unwrap().len(), 2);
+        assert_eq!(problem["status"], 422);
+    }
+
+    proptest! {
+        #[test]
+        fn a_percentage_that_is_taken_fits_the_column(text in "[0-9.]{0,18}") {
+            if let Some(percent) = percent(&text) {
+                prop_assert!(percent >= Decimal::ZERO && percent <= Decimal::ONE_HUNDRED);
+                prop_assert!(percent.scale() <= PERCENT_DIGITS);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What is said of a bad request, word for word.
+
+use std::fmt::Write as _;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Answer, Api, OWNER_KEY};
+
+fn told(report: &mut String, what: &str, answer: &Answer) {
+    assert_eq!(
+        answer.header("content-type"),
+        "application/problem+json",
+        "{what}: {}",
+        answer.text
+    );
+    assert_eq!(answer.json()["status"], answer.status.as_u16(), "{what}");
+    writeln!(report, "{what}\n  {}", answer.text).unwrap();
+}
+
+#[tokio::test]
+async fn bad_requests_are_told_what_to_change() {
+    let api = Api::start().await;
+    let tenant = api.tenant("ours").await;
+    let key = tenant.admin.as_str();
+    let mut report = String::new();
+
+    let json_posts = [
+        ("/v1/programs", json!({})),
+        (
+            "/v1/programs",
+            json!({"name": " ", "currency": "usd", "commission_percent": "100.1", "window_seconds": 0, "hold_seconds": -1}),
+        ),
+        (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": 10, "window_seconds": 1, "hold_seconds": 0}),
+        ),
+        (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1.5, "hold_seconds": 0}),
+        ),
+        (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1, "hold_seconds": 0, "color": "red"}),
+        ),
+        (
+            "/v1/programs",
+            json!({"name": "p\u{0}", "currency": "XXX", "commission_percent": "1.00001", "window_seconds": 31_622_401, "hold_seconds": 0}),
+        ),
+        (
+            "/v1/affiliates",
+            json!({"name": "x".repeat(201), "email": "nobody"}),
+        ),
+        ("/v1/affiliates", json!([1])),
+        (
+            "/v1/links",
+            json!({"code": "a b", "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "ftp://a.example"}),
+        ),
+        (
+            "/v1/links",
+            json!({"code": tenant.code, "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"program_id": 999_999, "affiliate_id": -1, "destination": "https://a.example/?x={gclid}"}),
+        ),
+        (
+            "/v1/links",
+            json!({"program_id": 999_999, "affiliate_id": -1, "destination": "https://a.example/"}),
+        ),
+    ];
+    for (path, body) in json_posts {
+        let mut shown = body.to_string();
+        shown.truncate(150);
+        told(
+            &mut report,
+            &format!("POST {path} {shown}"),
+            &api.post(key, path, body).await,
+        );
+    }
+    let owner_posts = [
+        json!({"slug": "Ours!", "name": "", "time_zone": "Moon"}),
+        json!({"slug": "ours", "name": "Ours"}),
+    ];
+    for body in owner_posts {
+        told(
+            &mut report,
+            &format!("POST /v1/tenants {body}"),
+            &api.post(OWNER_KEY, "/v1/tenants", body).await,
+        );
+    }
+
+    for body in [
+        "",
+        "{",
+        "{\"name\":\"a\"} x",
+        "nul",
+        "{\"name\":\"\\ud800\"}",
+    ] {
+        let request = api
+            .request(key, Method::POST, "/v1/affiliates")
+            .header("content-type", "application/json");
+        told(
+            &mut report,
+            &format!("POST /v1/affiliates {body}"),
+            &api.send(request.body(body)).await,
+        );
+    }
+    let form = api
+        .request(key, Method::POST, "/v1/affiliates")
+        .body("name=a");
+    told(
+        &mut report,
+        "POST /v1/affiliates without a content type",
+        &api.send(form).await,
+    );
+    let large = json!({"name": "x".repeat(70_000)});
+    told(
+        &mut report,
+        "POST /v1/affiliates with 70 kB",
+        &api.post(key, "/v1/affiliates", large).await,
+    );
+
+    let gets = [
+        "/v1/links/0",
+        "/v1/links/-1",
+        "/v1/links/x",
+        "/v1/links/99999999999999999999",
+        "/v1/links/999999",
+        "/v1/programs/999999",
+        "/v1/affiliates/999999/balance",
+        "/v1/links?limit=0",
+        "/v1/links?limit=ten",
+        "/v1/links?cursor=abc",
+        "/v1/links?page=2",
+        "/v1/links?code=%00",
+        "/v1/conversions?from=yesterday",
+        "/v1/conversions?link_id=x",
+        "/v1/commissions?cursor=aTE",
+        "/v1/analytics/by-day?from=2026-02-02&to=2026-02-01",
+        "/v1/analytics/by-day?from=2024-01-01&to=2026-01-01",
+        "/v1/analytics/by-day?link_id=0",
+        "/v1/analytics/by-link?limit=201",
+        "/v1/nothing",
+        "/nothing",
+        "/v1/tenants/x/users",
+        "/v1/links/%ff",
+    ];
+    for path in gets {
+        told(
+            &mut report,
+            &format!("GET {path}"),
+            &api.get(key, path).await,
+        );
+    }
+    told(
+        &mut report,
+        "DELETE /v1/links",
+        &api.delete(key, "/v1/links").await,
+    );
+    told(
+        &mut report,
+        "GET /v1/links without a key",
+        &api.get("", "/v1/links").await,
+    );
+    told(
+        &mut report,
+        "PATCH /v1/links/{id}",
+        &api.patch(
+            key,
+            &format!("/v1/links/{}", tenant.link),
+            json!({"code": "new"}),
+        )
+        .await,
+    );
+
+    insta::assert_snapshot!(report);
+}

@@ -1,0 +1,204 @@
+//! A tenant sees only its own, on every route that the description names.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Api, OWNER_KEY, Tenant};
+
+/// Every operation with a path and a body that would work for `tenant`.
+fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
+    let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
+    let Tenant {
+        program,
+        affiliate,
+        link,
+        token_id,
+        admin_id,
+        ..
+    } = tenant;
+    let get = |path: String| (Method::GET, path, None);
+    let post = |path: String, body| (Method::POST, path, Some(body));
+    vec![
+        post(
+            "/v1/tenants".into(),
+            json!({"slug": "another", "name": "Another"}),
+        ),
+        get("/v1/tenants".into()),
+        post(below("api-keys"), json!({"name": "k", "role": "analyst"})),
+        get(below("api-keys")),
+        (Method::DELETE, below(&format!("api-keys/{admin_id}")), None),
+        post(below("postback-tokens"), json!({"name": "t"})),
+        get(below("postback-tokens")),
+        (
+            Method::DELETE,
+            below(&format!("postback-tokens/{token_id}")),
+            None,
+        ),
+        post(
+            below("users"),
+            json!({"email": "x@example.com", "password": "long enough", "role": "admin"}),
+        ),
+        get(below("users")),
+        post(
+            "/v1/sessions".into(),
+            json!({"email": "x@example.com", "password": "wrong"}),
+        ),
+        (Method::DELETE, "/v1/sessions".into(), None),
+        post(
+            "/v1/programs".into(),
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1, "hold_seconds": 0}),
+        ),
+        get("/v1/programs".into()),
+        get(format!("/v1/programs/{program}")),
+        post("/v1/affiliates".into(), json!({"name": "a"})),
+        get("/v1/affiliates".into()),
+        get(format!("/v1/affiliates/{affiliate}")),
+        get(format!("/v1/affiliates/{affiliate}/balance")),
+        post(
+            "/v1/links".into(),
+            json!({"program_id": program, "affiliate_id": affiliate, "destination": "https://a.example/"}),
+        ),
+        get("/v1/links".into()),
+        get(format!("/v1/links/{link}")),
+        (
+            Method::PATCH,
+            format!("/v1/links/{link}"),
+            Some(json!({"active": false})),
+        ),
+        get("/v1/conversions".into()),
+        get("/v1/commissions".into()),
+        get("/v1/analytics/by-day".into()),
+        get("/v1/analytics/by-link".into()),
+    ]
+}
+
+/// Whether `path` is one of `template`, such as `/v1/links/{id}`.
+fn matches(template: &str, path: &str) -> bool {
+    let parts = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let (template, path) = (parts(template), parts(path));
+    template.len() == path.len()
+        && template
+            .iter()
+            .zip(&path)
+            .all(|(t, p)| t == p || t.starts_with('{'))
+}
+
+async fn ask(
+    api: &Api,
+    key: &str,
+    (method, path, body): &(Method, String, Option<Value>),
+) -> crate::harness::Answer {
+    let mut request = api.request(key, method.clone(), path);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    api.send(request).await
+}
+
+#[tokio::test]
+async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants() {
+    let api = Api::start().await;
+    let ours = api.tenant("ours").await;
+    let theirs = api.tenant("theirs").await;
+
+    let description: Value = serde_json::from_str(&tributary_admin_api::openapi_json()).unwrap();
+    let all = operations(&ours);
+    for (template, methods) in description["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            assert!(
+                all.iter()
+                    .any(|(m, path, _)| m.as_str().eq_ignore_ascii_case(method)
+                        && matches(template, path)),
+                "{method} {template} is not in this test's table"
+            );
+        }
+    }
+
+    for operation in &all {
+        let (method, path, _) = operation;
+        let name = format!("{method} {path}");
+        if path != "/v1/sessions" {
+            assert_eq!(
+                ask(&api, "", operation).await.status,
+                401,
+                "{name} without a key"
+            );
+            assert_eq!(
+                ask(&api, "trk_unknown", operation).await.status,
+                401,
+                "{name} with an unknown key"
+            );
+            if *method != Method::GET {
+                let status = ask(&api, &ours.analyst, operation).await.status;
+                assert_eq!(status, 403, "{name} by an analyst");
+            }
+        }
+        // Their key, our ids.
+        let answer = ask(&api, &theirs.admin, operation).await;
+        let about_us = path
+            .trim_start_matches("/v1")
+            .contains(|c: char| c.is_ascii_digit());
+        if about_us {
+            assert_eq!(
+                answer.status, 404,
+                "{name} by another tenant: {}",
+                answer.text
+            );
+        } else if path == "/v1/tenants" {
+            assert_eq!(answer.status, 403, "{name} by a member");
+        } else if path == "/v1/links" && *method == Method::POST {
+            assert_eq!(
+                answer.status, 422,
+                "{name} over another tenant's program: {}",
+                answer.text
+            );
+        } else if *method == Method::GET {
+            assert_eq!(answer.status, 200, "{name}: {}", answer.text);
+            assert!(
+                !answer.text.contains("ours"),
+                "{name} shows ours: {}",
+                answer.text
+            );
+        }
+        // Naming our tenant doesn't help them.
+        let (method, path, body) = operation;
+        if !path.starts_with("/v1/tenants") && !path.starts_with("/v1/sessions") {
+            let mut request = api
+                .request(&theirs.admin, method.clone(), path)
+                .header("x-tenant-id", ours.id);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            assert_eq!(api.send(request).await.status, 404, "{name} in our name");
+        }
+    }
+    // Nothing of ours was touched.
+    let link = api
+        .get(&ours.admin, &format!("/v1/links/{}", ours.link))
+        .await
+        .json();
+    assert_eq!(link["active"], true);
+    assert_eq!(
+        api.get(&ours.admin, "/v1/links").await.json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_owner_acts_for_the_tenant_that_it_names() {
+    let api = Api::start().await;
+    let tenant = api.tenant("ours").await;
+    let named = |id: &str| {
+        api.request(OWNER_KEY, Method::GET, "/v1/links")
+            .header("x-tenant-id", id.to_owned())
+    };
+    assert_eq!(api.get(OWNER_KEY, "/v1/links").await.status, 400);
+    assert_eq!(api.send(named("seven")).await.status, 400);
+    assert_eq!(api.send(named("999999")).await.status, 404);
+    let links = api.send(named(&tenant.id.to_string())).await.json();
+    assert_eq!(links["items"][0]["code"], tenant.code.as_str());
+    assert_eq!(links["items"][0]["url"], "http://go.test/r/ours-1");
+}

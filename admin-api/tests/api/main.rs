@@ -1,0 +1,21 @@
+//! The admin API over real sockets and real engines. All tests are one program, so that they share
+//! one set of engines; each has databases and prefixes of its own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do"
+)]
+
+mod analytics;
+mod auth;
+mod edge_index;
+mod engines_away;
+mod errors;
+mod harness;
+mod home;
+mod idempotency;
+mod isolation;
+mod money;
+mod openapi;
