@@ -3,7 +3,9 @@
 //! With an `Idempotency-Key` the answer is stored in the transaction that creates. The same key and
 //! the same request get that answer again, without its secrets and with `Idempotent-Replayed: true`;
 //! the same key and another request get 422; the same key while the first request is still under way
-//! gets 409. A request that failed stored nothing, so it can be tried again.
+//! waits a moment for it, then gets 409. A request that failed stored nothing, so it can be tried again.
+
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode};
@@ -24,6 +26,11 @@ use crate::state::App;
 /// How long an answer is kept.
 pub(crate) const KEEP_ANSWERS: TimeDelta = TimeDelta::hours(24);
 
+/// How long a request waits for another one with its key, and how often it looks. A request that
+/// failed lets go of its key a moment after its answer, so a caller that mends and repeats it at once
+/// needs this.
+const BUSY_WAIT: Duration = Duration::from_millis(300);
+const BUSY_POLL: Duration = Duration::from_millis(10);
 /// What a caller waits before it asks again while its first request is under way, in seconds.
 const BUSY_RETRY_SECONDS: u32 = 1;
 
@@ -136,20 +143,16 @@ impl Creation {
             key,
             at: app.clock.now(),
         };
-        // Held until this transaction ends, so a second request can't slip between look and store.
-        let alone: bool = sqlx::query_scalar(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 0))",
-        )
-        .bind(&keep.scope)
-        .bind(&keep.key)
-        .fetch_one(&mut *transaction)
-        .await?;
-        if !alone {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                "a request with this Idempotency-Key is under way; ask again",
-            )
-            .retry_after(BUSY_RETRY_SECONDS));
+        let first_try = Instant::now();
+        while !lock(&mut transaction, &keep).await? {
+            if first_try.elapsed() > BUSY_WAIT {
+                return Err(Problem::new(
+                    StatusCode::CONFLICT,
+                    "a request with this Idempotency-Key is under way; ask again",
+                )
+                .retry_after(BUSY_RETRY_SECONDS));
+            }
+            tokio::time::sleep(BUSY_POLL).await;
         }
         let stored: Option<(Vec<u8>, i16, Value)> = sqlx::query_as(
             "SELECT request_sha256, status, response FROM idempotency_keys
@@ -160,11 +163,13 @@ impl Creation {
         .bind(keep.at - KEEP_ANSWERS)
         .fetch_optional(&mut *transaction)
         .await?;
-        match stored {
-            None => Ok(Begun::Now(Self {
-                transaction,
-                keep: Some(keep),
-            })),
+        let answered = match stored {
+            None => {
+                return Ok(Begun::Now(Self {
+                    transaction,
+                    keep: Some(keep),
+                }));
+            }
             Some((fingerprint, status, answer)) if fingerprint == keep.fingerprint => {
                 Ok(Begun::Before(replayed(status, answer)))
             }
@@ -172,7 +177,10 @@ impl Creation {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "this Idempotency-Key was used for another request; use a new one",
             )),
-        }
+        };
+        // Now, not some time after the answer: the caller may ask again at once.
+        transaction.rollback().await?;
+        answered
     }
 
     /// Where the new rows go.
@@ -215,6 +223,16 @@ impl Creation {
         self.transaction.commit().await?;
         Ok((status, Json(answer)).into_response())
     }
+}
+
+/// Takes the key for this transaction, until it ends: a second request can't slip between look and
+/// store. False while another one has it.
+async fn lock(transaction: &mut PgConnection, keep: &Keep) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 0))")
+        .bind(&keep.scope)
+        .bind(&keep.key)
+        .fetch_one(transaction)
+        .await
 }
 
 fn replayed(status: i16, answer: Value) -> Response {

@@ -23,10 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::engines::kafka;
 use tributary_shared::events::{Topic, Topics};
+use tributary_shared::telemetry::Readiness;
 
 use crate::dead_letter::DeadLetters;
 use crate::retry::Stopped;
 
+/// Pause after Kafka could not be read from.
+const READ_PAUSE: Duration = Duration::from_millis(100);
 /// How long Kafka may take to say where a partition ends.
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -71,18 +74,31 @@ pub(crate) trait Stage {
     fn forget(&mut self);
 }
 
-/// Counts rebalances: what was known of partitions before one means nothing after it.
-struct Rebalances(Arc<AtomicU64>);
+/// Counts rebalances: what was known of partitions before one means nothing after it. The first one
+/// that gives partitions, or says that others have them all, makes the topic ready.
+struct Rebalances {
+    count: Arc<AtomicU64>,
+    topic: Topic,
+    readiness: Readiness,
+}
 
 impl ClientContext for Rebalances {}
 
 impl ConsumerContext for Rebalances {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let topic = self.topic.name();
         match rebalance {
-            Rebalance::Assign(list) => tracing::info!(count = list.count(), "partitions assigned"),
-            Rebalance::Revoke(list) => tracing::info!(count = list.count(), "partitions revoked"),
-            Rebalance::Error(error) => tracing::warn!(%error, "partitions could not be shared out"),
+            Rebalance::Assign(list) => {
+                tracing::info!(topic, count = list.count(), "partitions assigned");
+                self.readiness.ready(topic);
+            }
+            Rebalance::Revoke(list) => {
+                tracing::info!(topic, count = list.count(), "partitions revoked");
+            }
+            Rebalance::Error(error) => {
+                tracing::warn!(topic, %error, "partitions could not be shared out");
+            }
         }
     }
 }
@@ -95,11 +111,21 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(config: &KafkaConfig, group: &str, topic: Topic) -> Result<Self, KafkaError> {
+    pub(crate) fn new(
+        config: &KafkaConfig,
+        group: &str,
+        topic: Topic,
+        readiness: Readiness,
+    ) -> Result<Self, KafkaError> {
         let rebalances = Arc::new(AtomicU64::new(0));
+        let context = Rebalances {
+            count: Arc::clone(&rebalances),
+            topic,
+            readiness,
+        };
+        let consumer: StreamConsumer<Rebalances> =
+            kafka::consumer(config, group).create_with_context(context)?;
         let topic = Topics::new(&config.kafka_topic_prefix).name(topic);
-        let consumer: StreamConsumer<Rebalances> = kafka::consumer(config, group)
-            .create_with_context(Rebalances(Arc::clone(&rebalances)))?;
         consumer.subscribe(&[&topic])?;
         Ok(Self {
             consumer: Arc::new(consumer),
@@ -136,38 +162,42 @@ impl Reader {
         let mut progress = Progress::default();
         let mut generation = 0;
         loop {
-            let received = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
-                () = progress.due() => {
-                    if self.finish(stage, &mut progress).await.is_err() {
-                        break;
-                    }
-                    continue;
-                }
-                received = self.consumer.recv() => received,
+                () = shutdown.cancelled() => Turn::Stop,
+                () = progress.due() => Turn::Due,
+                received = self.consumer.recv() => Turn::Received(received),
             };
-            // Before the message: it may be the first of a newly assigned partition.
+            // Partitions move only while `recv` is polled, so from here to the next turn they stay.
+            // What was taken before a move is the new owner's: it must not be written here any more.
             let now = self.rebalances.load(Ordering::SeqCst);
             if now != generation {
                 generation = now;
                 stage.forget();
                 progress = Progress::default();
             }
-            let message = match received {
-                Ok(message) => message,
-                Err(error) => {
+            let finished = match turn {
+                Turn::Stop => break,
+                Turn::Due => self.finish(stage, &mut progress).await,
+                Turn::Received(Err(error)) => {
                     tracing::warn!(%error, topic = self.topic, "reading again");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
+                    tokio::time::sleep(READ_PAUSE).await;
+                    Ok(())
+                }
+                Turn::Received(Ok(message)) => {
+                    match self.take(stage, &message, dead_letters, shutdown).await {
+                        Ok(()) => progress.took(&message, max_age),
+                        Err(Failure::Stopped) => break,
+                        Err(Failure::Poison(line) | Failure::Fatal(line)) => return Err(line),
+                    }
+                    if stage.is_full() {
+                        self.finish(stage, &mut progress).await
+                    } else {
+                        Ok(())
+                    }
                 }
             };
-            match self.take(stage, &message, dead_letters, shutdown).await {
-                Ok(()) => progress.took(&message, max_age),
-                Err(Failure::Stopped) => break,
-                Err(Failure::Poison(reason) | Failure::Fatal(reason)) => return Err(reason),
-            }
-            if stage.is_full() && self.finish(stage, &mut progress).await.is_err() {
+            if finished == Err(Stopped) {
                 break;
             }
         }
@@ -213,6 +243,14 @@ impl Reader {
         *progress = Progress::default();
         Ok(())
     }
+}
+
+/// What a reader does next.
+enum Turn<'m> {
+    Stop,
+    /// What was taken has waited long enough.
+    Due,
+    Received(Result<BorrowedMessage<'m>, KafkaError>),
 }
 
 /// What was taken since the last commit.

@@ -76,7 +76,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     telemetry::metrics(); // counters that are made earlier count for nobody
-    let readiness = Readiness::waiting_for(&["schemas"]);
+    let readiness = Readiness::waiting_for(&[
+        "schemas",
+        Topic::Clicks.name(),
+        Topic::Conversions.name(),
+        Topic::Ledger.name(),
+    ]);
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();
     tokio::spawn(serve_operations(
@@ -91,6 +96,7 @@ pub async fn run(
     if shutdown.run_until_cancelled(current).await.is_none() {
         return Ok(());
     }
+    readiness.ready("schemas");
 
     // One task that fails stops the others: a processor that does half its work hides it.
     let stop = shutdown.child_token();
@@ -111,21 +117,11 @@ pub async fn run(
     let relay = Relay::new(pool.clone(), &config.kafka)?;
     let config = Arc::new(config);
     let mut tasks = JoinSet::new();
-    tasks.spawn(consume(
-        Arc::clone(&config),
-        Topic::Clicks,
-        clicks,
-        stop.clone(),
-    ));
-    tasks.spawn(consume(
-        Arc::clone(&config),
-        Topic::Conversions,
-        conversions,
-        stop.clone(),
-    ));
-    tasks.spawn(consume(config, Topic::Ledger, ledger_facts, stop.clone()));
+    let setting = |topic| (Arc::clone(&config), topic, readiness.clone(), stop.clone());
+    tasks.spawn(consume(setting(Topic::Clicks), clicks));
+    tasks.spawn(consume(setting(Topic::Conversions), conversions));
+    tasks.spawn(consume(setting(Topic::Ledger), ledger_facts));
     tasks.spawn(relay.run(stop.clone()));
-    readiness.ready("schemas");
     tracing::info!("processor works");
 
     let mut outcome = Ok(());
@@ -141,12 +137,11 @@ pub async fn run(
 
 /// Drives one stage with its topic.
 async fn consume<S: Stage>(
-    config: Arc<Config>,
-    topic: Topic,
+    (config, topic, readiness, stop): (Arc<Config>, Topic, Readiness, CancellationToken),
     mut stage: S,
-    stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let reader = Reader::new(&config.kafka, &config.group(topic.name()), topic)?;
+    let group = config.group(topic.name());
+    let reader = Reader::new(&config.kafka, &group, topic, readiness)?;
     let dead_letters = DeadLetters::new(&config.kafka, topic)?;
     reader
         .drive(&mut stage, &dead_letters, config.batch_age(), &stop)

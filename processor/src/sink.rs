@@ -51,6 +51,8 @@ pub(crate) struct Sink<F> {
     held: HashMap<i32, i64>,
     /// The highest stored offset of each Kafka partition; -1 when none is stored.
     stored: HashMap<i32, i64>,
+    /// The last insert of `rows`, while its outcome is unknown.
+    uncertain: Option<Uuid>,
     written: Counter,
     skipped: Counter,
 }
@@ -69,6 +71,7 @@ where
             bytes: 0,
             held: HashMap::default(),
             stored: HashMap::default(),
+            uncertain: None,
             written: metrics::counter!(names::FACTS_WRITTEN, "table" => F::TABLE),
             skipped: metrics::counter!(names::FACTS_SKIPPED, "table" => F::TABLE),
         }
@@ -108,6 +111,7 @@ where
         self.bytes = 0;
         self.held.clear();
         self.stored.clear();
+        self.uncertain = None;
     }
 
     async fn stored_up_to(&mut self, partition: i32, reader: &Reader) -> Result<i64, Failure> {
@@ -142,24 +146,31 @@ where
         if self.rows.is_empty() {
             return Ok(());
         }
-        let mut retry = Retry::new("clickhouse", &self.shutdown);
-        let mut query = Uuid::new_v4();
-        let mut attempted = self.insert(query).await;
-        while let Err(error) = attempted {
+        let shutdown = self.shutdown.clone();
+        let mut retry = Retry::new("clickhouse", &shutdown);
+        while let Err(error) = self.attempt().await {
             retry.after(error).await?;
-            attempted = match self.outcome(query).await {
-                Ok(Outcome::Stored) => Ok(()),
-                Ok(Outcome::Absent) => {
-                    query = Uuid::new_v4();
-                    self.insert(query).await
-                }
-                Err(error) => Err(error),
-            };
         }
         self.written.increment(self.rows.len() as u64);
         self.rows.clear();
         self.bytes = 0;
         self.stored.extend(self.held.drain());
+        Ok(())
+    }
+
+    /// Inserts what is held, unless the attempt before this one turns out to have done it.
+    async fn attempt(&mut self) -> Result<(), clickhouse::error::Error> {
+        if let Some(query) = self.uncertain {
+            let stored = self.took_effect(query).await?;
+            self.uncertain = None;
+            if stored {
+                return Ok(());
+            }
+        }
+        let query = Uuid::new_v4();
+        self.uncertain = Some(query);
+        self.insert(query).await?;
+        self.uncertain = None;
         Ok(())
     }
 
@@ -176,8 +187,9 @@ where
         insert.end().await
     }
 
-    /// What became of an insert that failed from our point of view; an error while it still runs.
-    async fn outcome(&self, query: Uuid) -> Result<Outcome, clickhouse::error::Error> {
+    /// Whether an insert that failed from our point of view stored what is held. Ends it first, and
+    /// fails while it still runs.
+    async fn took_effect(&self, query: Uuid) -> Result<bool, clickhouse::error::Error> {
         let query = query.to_string();
         self.client
             .query("KILL QUERY WHERE query_id = ? ASYNC")
@@ -194,20 +206,9 @@ where
             return Err(clickhouse::error::Error::TimedOut);
         }
         // Invariant 1: when one row of the batch is stored, all of it is.
-        let stored = match self.held.iter().next() {
-            Some((partition, offset)) => self.highest(*partition).await? >= *offset,
-            None => true,
-        };
-        Ok(if stored {
-            Outcome::Stored
-        } else {
-            Outcome::Absent
-        })
+        match self.held.iter().next() {
+            Some((partition, offset)) => Ok(self.highest(*partition).await? >= *offset),
+            None => Ok(true),
+        }
     }
-}
-
-/// What became of an insert.
-enum Outcome {
-    Stored,
-    Absent,
 }

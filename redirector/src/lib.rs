@@ -18,6 +18,7 @@ mod server;
 
 use std::sync::Arc;
 
+use metrics::Counter;
 use rdkafka::error::KafkaError;
 use redis::RedisError;
 use tokio::net::TcpListener;
@@ -57,6 +58,8 @@ struct Edge {
     fingerprinter: Fingerprinter,
     clicks: ClickRecorder,
     conversions: ConversionPublisher,
+    /// Redirects that were answered.
+    redirects: Counter,
 }
 
 /// Serves until `shutdown`, then answers what is in flight and flushes every click to Kafka.
@@ -84,6 +87,7 @@ pub async fn run(
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),
         clicks: clicks.clone(),
         conversions: ConversionPublisher::new(&config)?,
+        redirects: server::requests("redirect", "302"),
     });
     tokio::spawn(serve_operations(
         operations,

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::Counter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -134,13 +135,21 @@ async fn answer(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> Answer
     } else {
         ("other", pages::not_found())
     };
-    count(kind, answer.status().as_u16());
+    match (kind, answer.status().as_u16()) {
+        ("redirect", 302) => edge.redirects.increment(1), // the hot one, looked up beforehand
+        (kind, status) => requests(kind, label(status)).increment(1),
+    }
     answer
 }
 
+/// Counts requests of a kind that were answered with a status.
+pub(crate) fn requests(kind: &'static str, status: &'static str) -> Counter {
+    metrics::counter!(names::HTTP_REQUESTS, "kind" => kind, "status" => status)
+}
+
 /// Statuses that are answered, as labels.
-fn count(kind: &'static str, status: u16) {
-    let status = match status {
+fn label(status: u16) -> &'static str {
+    match status {
         200 => "200",
         302 => "302",
         400 => "400",
@@ -149,6 +158,5 @@ fn count(kind: &'static str, status: u16) {
         405 => "405",
         503 => "503",
         _ => "other",
-    };
-    metrics::counter!(names::HTTP_REQUESTS, "kind" => kind, "status" => status).increment(1);
+    }
 }

@@ -16,17 +16,6 @@ use crate::migrations::{self, MigrationError};
 /// Connections of one test's own pool.
 const POOL_CONNECTIONS: u32 = 4;
 
-/// Where the shared engines listen.
-#[derive(Debug, Clone)]
-pub struct Addresses {
-    pub redis_url: String,
-    /// host:port, several separated by commas
-    pub kafka_brokers: String,
-    pub clickhouse_url: String,
-    /// A database whose user may create others.
-    pub database_url: String,
-}
-
 /// One test's part of the engines.
 #[derive(Debug, Clone)]
 pub struct Isolated {
@@ -43,8 +32,8 @@ impl Isolated {
     ///
     /// # Errors
     /// When an engine is away or refuses.
-    pub async fn create(engines: &Addresses) -> Result<Self, MigrationError> {
-        let isolated = Self::empty(engines).await?;
+    pub async fn create() -> Result<Self, MigrationError> {
+        let isolated = Self::empty().await?;
         migrations::apply(
             &isolated.pool()?,
             &isolated.facts(),
@@ -59,7 +48,8 @@ impl Isolated {
     ///
     /// # Errors
     /// When PostgreSQL is away or refuses.
-    pub async fn empty(engines: &Addresses) -> Result<Self, MigrationError> {
+    pub async fn empty() -> Result<Self, MigrationError> {
+        let engines = engines().await;
         let name = unique_name();
         let server = PgConnectOptions::from_str(&engines.database_url)?;
         let mut connection = server.connect().await?;
@@ -104,6 +94,20 @@ impl Isolated {
     pub fn facts(&self) -> Client {
         engines::clickhouse::client(&self.clickhouse)
     }
+}
+
+/// The engines that the tests share; the first caller waits until they are healthy.
+///
+/// # Panics
+/// If they can't be started; the message says what to do.
+#[expect(
+    clippy::expect_used,
+    reason = "for tests only: without engines they can't go on"
+)]
+pub async fn engines() -> &'static tributary_local::engines::Engines {
+    tokio::task::spawn_blocking(tributary_local::testing::engines)
+        .await
+        .expect("the engines were started")
 }
 
 /// Unique over processes that share engines, and readable in an engine's own tools.

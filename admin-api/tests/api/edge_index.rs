@@ -10,7 +10,7 @@ use tributary_shared::links::Link;
 use tributary_shared::secrets::token_hash;
 use tributary_shared::testing::Isolated;
 
-use crate::harness::{Api, OWNER_KEY, addresses, eventually};
+use crate::harness::{Api, OWNER_KEY, eventually};
 
 #[tokio::test]
 async fn every_change_reaches_redis() {
@@ -237,7 +237,7 @@ async fn nothing_is_resurrected_by_rebuilds_and_dying_writers() {
 
 #[tokio::test]
 async fn a_sync_needs_no_relay_and_pages_through_many_links() {
-    let isolated = Isolated::create(&addresses()).await.unwrap();
+    let isolated = Isolated::create().await.unwrap();
     let pool = isolated.pool().unwrap();
     for statement in [
         "INSERT INTO tenants (slug, name) VALUES ('many', 'Many')",

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tributary_shared::testing::Isolated;
 
-use crate::harness::{Api, OWNER_KEY, addresses, config, eventually};
+use crate::harness::{Api, OWNER_KEY, config, eventually};
 
 /// A port that nobody listens on.
 async fn closed_port() -> u16 {
@@ -13,7 +13,7 @@ async fn closed_port() -> u16 {
 
 #[tokio::test]
 async fn without_clickhouse_all_but_analytics_works() {
-    let isolated = Isolated::empty(&addresses()).await.unwrap();
+    let isolated = Isolated::empty().await.unwrap();
     let mut config = config(&isolated);
     config.engines.clickhouse.clickhouse_url = format!("http://127.0.0.1:{}", closed_port().await);
     let api = Api::start_with(config, isolated).await;
@@ -57,7 +57,7 @@ async fn without_clickhouse_all_but_analytics_works() {
 
 #[tokio::test]
 async fn without_postgres_the_api_says_that_it_is_starting() {
-    let isolated = Isolated::empty(&addresses()).await.unwrap();
+    let isolated = Isolated::empty().await.unwrap();
     let mut config = config(&isolated);
     config.engines.database.database_url =
         format!("postgres://nobody@127.0.0.1:{}/none", closed_port().await).into();

@@ -12,22 +12,11 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tributary_admin_api::config::{Config, Engines};
-use tributary_shared::testing::{Addresses, Isolated};
+use tributary_shared::testing::Isolated;
 
 pub(crate) const OWNER_KEY: &str = "the-platform-owners-key-for-tests";
 /// How long something may take that happens "a moment later".
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where the shared engines listen.
-pub(crate) fn addresses() -> Addresses {
-    let engines = tributary_local::testing::engines();
-    Addresses {
-        redis_url: engines.redis_url.clone(),
-        kafka_brokers: engines.kafka_brokers.clone(),
-        clickhouse_url: engines.clickhouse_url.clone(),
-        database_url: engines.database_url.clone(),
-    }
-}
 
 /// The configuration of an API on `isolated`.
 pub(crate) fn config(isolated: &Isolated) -> Config {
@@ -98,7 +87,7 @@ pub(crate) struct Tenant {
 
 impl Api {
     pub(crate) async fn start() -> Self {
-        let isolated = Isolated::empty(&addresses()).await.unwrap();
+        let isolated = Isolated::empty().await.unwrap();
         let api = Self::start_with(config(&isolated), isolated).await;
         api.wait_until_ready().await;
         api

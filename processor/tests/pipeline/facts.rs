@@ -86,6 +86,25 @@ async fn a_click_is_stored_with_what_is_known_of_it() {
 }
 
 #[tokio::test]
+async fn a_processor_is_ready_once_it_reads_every_topic() {
+    let world = World::create().await;
+    let processor = world.processor(|_| {}).await;
+    wait_until(async || processor.readiness().await.starts_with("HTTP/1.1 200")).await;
+    processor.stop().await;
+    let nowhere = "127.0.0.1:1".to_owned();
+    let processor = world
+        .processor(|config| config.kafka.kafka_brokers = nowhere)
+        .await;
+    wait_until(async || !processor.readiness().await.contains("schemas: ")).await;
+    let answer = processor.readiness().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for topic in ["clicks: ", "conversions: ", "ledger: "] {
+        assert!(answer.contains(topic), "{answer}");
+    }
+    processor.kill().await;
+}
+
+#[tokio::test]
 async fn each_click_is_stored_once_however_often_processors_are_killed() {
     let world = World::create().await;
     let shop = world.shop("killed").await;
@@ -190,6 +209,30 @@ async fn an_insert_whose_answer_is_lost_is_not_made_twice() {
     processor.stop().await;
     assert_eq!(left.load(Ordering::SeqCst), 0, "answers were swallowed");
     assert_eq!(stored(&world).await, (100, 100));
+}
+
+#[tokio::test]
+async fn a_processor_that_stops_over_an_unheard_insert_does_not_make_it_twice() {
+    let world = World::create().await;
+    let shop = world.shop("stopping").await;
+    let url = &world.place.clickhouse.clickhouse_url;
+    let (proxy, _) = clickhouse_that_forgets_to_answer(url, u32::MAX).await;
+    for round in 1..=4_u64 {
+        publish_clicks(&world, &shop, 30).await;
+        let deaf = proxy.clone();
+        let processor = world
+            .processor(|config| {
+                config.clickhouse.clickhouse_url = deaf;
+                config.batch_rows = 5;
+            })
+            .await;
+        wait_until(async || stored(&world).await.0 > (round - 1) * 30).await;
+        processor.stop().await;
+    }
+    let processor = world.processor(|_| {}).await;
+    wait_until(async || stored(&world).await.1 == 120).await;
+    processor.stop().await;
+    assert_eq!(stored(&world).await, (120, 120));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A tenant of its own for each test, and processors that can be stopped and killed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tributary_processor::{Config, RunError, run};
@@ -21,7 +23,7 @@ use tributary_shared::engines::kafka;
 use tributary_shared::events::{Topic, Topics};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::secrets::KeyRing;
-use tributary_shared::testing::{Addresses, Isolated};
+use tributary_shared::testing::Isolated;
 
 /// How long anything asynchronous may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,17 +61,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn create() -> Self {
-        let engines = tokio::task::spawn_blocking(tributary_local::testing::engines)
-            .await
-            .unwrap();
-        let place = Isolated::create(&Addresses {
-            redis_url: engines.redis_url.clone(),
-            kafka_brokers: engines.kafka_brokers.clone(),
-            clickhouse_url: engines.clickhouse_url.clone(),
-            database_url: engines.database_url.clone(),
-        })
-        .await
-        .unwrap();
+        let place = Isolated::create().await.unwrap();
         Self {
             pool: place.pool().unwrap(),
             facts: place.facts(),
@@ -146,6 +138,7 @@ impl World {
         let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
         Processor {
+            operations: operations.local_addr().unwrap(),
             task: tokio::spawn(run(config, operations, stop.clone())),
             stop,
         }
@@ -216,6 +209,7 @@ impl World {
 
 /// A running processor.
 pub(crate) struct Processor {
+    operations: SocketAddr,
     task: JoinHandle<Result<(), RunError>>,
     stop: CancellationToken,
 }
@@ -226,6 +220,16 @@ impl Processor {
         self.stop.cancel();
         let ended = tokio::time::timeout(PATIENCE, self.task).await;
         ended.expect("it stops in time").unwrap().unwrap();
+    }
+
+    /// What `/readyz` answers, head and body.
+    pub(crate) async fn readiness(&self) -> String {
+        let mut stream = TcpStream::connect(self.operations).await.unwrap();
+        let request = b"GET /readyz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     /// Ends it wherever it is: nothing is finished, flushed or committed.

@@ -219,9 +219,7 @@ async fn redis_that_can_be_cut(url: &str) -> (String, tokio::task::JoinHandle<()
 
 #[tokio::test]
 async fn without_redis_what_is_in_memory_is_served() {
-    let engines = tokio::task::spawn_blocking(tributary_local::testing::engines)
-        .await
-        .unwrap();
+    let engines = tributary_shared::testing::engines().await;
     let (proxy, redis) = redis_that_can_be_cut(&engines.redis_url).await;
     let edge = Edge::start_with(|config| {
         config.redis.redis_url = proxy;

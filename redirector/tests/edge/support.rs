@@ -19,7 +19,7 @@ use tributary_shared::events::{Topic, Topics};
 use tributary_shared::ids::TenantId;
 use tributary_shared::links::{EdgeKeys, Link};
 use tributary_shared::secrets::{KeyRing, token_hash};
-use tributary_shared::testing::{Addresses, Isolated};
+use tributary_shared::testing::Isolated;
 
 /// How long anything asynchronous may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,17 +55,7 @@ impl Edge {
     }
 
     pub(crate) async fn start_unready(adjust: impl FnOnce(&mut Config)) -> Self {
-        let engines = tokio::task::spawn_blocking(tributary_local::testing::engines)
-            .await
-            .unwrap();
-        let place = Isolated::create(&Addresses {
-            redis_url: engines.redis_url.clone(),
-            kafka_brokers: engines.kafka_brokers.clone(),
-            clickhouse_url: engines.clickhouse_url.clone(),
-            database_url: engines.database_url.clone(),
-        })
-        .await
-        .unwrap();
+        let place = Isolated::create().await.unwrap();
         let mut config = Config::parse_from([
             "redirector",
             "--click-token-keys",
