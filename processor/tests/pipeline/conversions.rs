@@ -31,24 +31,21 @@ async fn an_order_is_credited_priced_and_posted_once_however_often_it_is_deliver
     let click = shop.click(world.now());
     let event = order(&world, &shop, "A-1", "12.25", &click);
     for _ in 0..5 {
-        world.publish_event(Topic::Conversions, &event).await;
+        world.publish_conversion(&event).await;
     }
     // A repetition that says something else: the first word counts.
     world
-        .publish_event(
-            Topic::Conversions,
-            &Conversion {
-                amount: "99.00".into(),
-                ..event.clone()
-            },
-        )
+        .publish_conversion(&Conversion {
+            amount: "99.00".into(),
+            ..event.clone()
+        })
         .await;
     let lead = Conversion {
         event: "lead".into(),
         amount: "1.00".into(),
         ..event
     };
-    world.publish_event(Topic::Conversions, &lead).await;
+    world.publish_conversion(&lead).await;
     wait_until(async || world.count(RECORDED).await == 2).await;
     // Everything is delivered again to another group.
     let again = world
@@ -145,10 +142,7 @@ async fn an_order_that_nobody_brought_is_recorded_with_the_reason() {
     ];
     for (order_id, click_id, _) in &cases {
         world
-            .publish_event(
-                Topic::Conversions,
-                &order(&world, &shop, order_id, "10", click_id),
-            )
+            .publish_conversion(&order(&world, &shop, order_id, "10", click_id))
             .await;
     }
     wait_until(async || world.count(RECORDED).await == 6).await;
@@ -173,10 +167,7 @@ async fn a_commission_of_nothing_needs_no_posting() {
     let processor = world.processor(|_| {}).await;
     let click = shop.click(world.now());
     world
-        .publish_event(
-            Topic::Conversions,
-            &order(&world, &shop, "Z", "0.04", &click),
-        )
+        .publish_conversion(&order(&world, &shop, "Z", "0.04", &click))
         .await;
     wait_until(async || {
         world
@@ -215,9 +206,9 @@ async fn what_is_no_conversion_becomes_a_dead_letter() {
     ];
     world.publish(Topic::Conversions, b"\xff").await;
     for event in &bad {
-        world.publish_event(Topic::Conversions, event).await;
+        world.publish_conversion(event).await;
     }
-    world.publish_event(Topic::Conversions, &good).await;
+    world.publish_conversion(&good).await;
     wait_until(async || world.count(RECORDED).await == 1).await;
     let letters = world.dead_letters(Topic::Conversions, 5).await;
     let mut reasons: Vec<String> = letters.into_iter().map(|(reason, _)| reason).collect();
@@ -242,7 +233,7 @@ async fn the_database_itself_keeps_the_ledger_in_order() {
     let processor = world.processor(|_| {}).await;
     let click = shop.click(world.now());
     world
-        .publish_event(Topic::Conversions, &order(&world, &shop, "A", "10", &click))
+        .publish_conversion(&order(&world, &shop, "A", "10", &click))
         .await;
     wait_until(async || world.count("SELECT count(*) FROM ledger_entries").await == 2).await;
     processor.stop().await;

@@ -32,9 +32,7 @@ fn click(world: &World, shop: &Shop) -> Click {
 
 async fn publish_clicks(world: &World, shop: &Shop, count: usize) {
     for _ in 0..count {
-        world
-            .publish_event(Topic::Clicks, &click(world, shop))
-            .await;
+        world.publish_click(&click(world, shop)).await;
     }
 }
 
@@ -58,8 +56,8 @@ async fn a_click_is_stored_with_what_is_known_of_it() {
             .into(),
         ..click(&world, &shop)
     };
-    world.publish_event(Topic::Clicks, &person).await;
-    world.publish_event(Topic::Clicks, &bot).await;
+    world.publish_click(&person).await;
+    world.publish_click(&bot).await;
     wait_until(async || stored(&world).await == (2, 2)).await;
     let rows: Vec<(String, u64, String, String, String, u8, String)> = world
         .facts
@@ -246,7 +244,7 @@ async fn what_is_no_click_becomes_a_dead_letter_and_holds_nothing_up() {
     };
     world.publish(Topic::Clicks, b"\xff\xff not protobuf").await;
     world.publish(Topic::Clicks, b"").await;
-    world.publish_event(Topic::Clicks, &nobodys).await;
+    world.publish_click(&nobodys).await;
     publish_clicks(&world, &shop, 5).await;
     wait_until(async || stored(&world).await == (5, 5)).await;
     let letters = world.dead_letters(Topic::Clicks, 3).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::Parser as _;
 use clickhouse::Client;
+use prost::Message as _;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -20,7 +21,7 @@ use tributary_processor::{Config, RunError, run};
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Topic, Topics};
+use tributary_shared::events::{Click, Conversion, Topic, Topics};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::testing::Isolated;
@@ -146,14 +147,31 @@ impl World {
 
     /// Puts a message on a topic, as Kafka acknowledged it.
     pub(crate) async fn publish(&self, topic: Topic, payload: &[u8]) {
-        let topic = self.topics.name(topic);
-        let record = FutureRecord::<(), _>::to(&topic).payload(payload);
-        let delivery = self.producer.send_result(record).unwrap();
-        delivery.await.unwrap().unwrap();
+        self.publish_keyed(topic, "", payload).await;
     }
 
-    pub(crate) async fn publish_event(&self, topic: Topic, event: &impl prost::Message) {
-        self.publish(topic, &event.encode_to_vec()).await;
+    pub(crate) async fn publish_click(&self, click: &Click) {
+        self.publish(Topic::Clicks, &click.encode_to_vec()).await;
+    }
+
+    /// Keyed as the redirector keys it: everything about one order is in one partition.
+    pub(crate) async fn publish_conversion(&self, conversion: &Conversion) {
+        let key = format!("{}\n{}", conversion.tenant_id, conversion.order_id);
+        let payload = conversion.encode_to_vec();
+        self.publish_keyed(Topic::Conversions, &key, &payload).await;
+    }
+
+    /// An empty key is none.
+    async fn publish_keyed(&self, topic: Topic, key: &str, payload: &[u8]) {
+        let topic = self.topics.name(topic);
+        let record = FutureRecord::to(&topic).payload(payload);
+        let record = if key.is_empty() {
+            record
+        } else {
+            record.key(key)
+        };
+        let delivery = self.producer.send_result(record).unwrap();
+        kafka::acknowledged(delivery).await.unwrap();
     }
 
     /// The first `count` dead letters of a topic: reason and payload.
