@@ -4,8 +4,9 @@
 -- written by the same atomic insert, so the highest offset in the table is the truth about what is
 -- stored: the processor asks for it before it writes and skips what is there (processor/src/sink.rs).
 
--- Sorted by tenant and time because every question names both; a click id begins with its time, so
--- one lookup by click_id reads few granules. One partition a month: an insert never spans two.
+-- Sorted by tenant and time because every question names both. Whoever looks one click up should name
+-- its time as well: the id holds it, but its text does not sort by it. One partition a month: an insert
+-- never spans two. The projection answers the processor's question for the highest offset.
 CREATE TABLE IF NOT EXISTS clicks (
     click_id        String CODEC(ZSTD(1)),
     received_at     DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
