@@ -13,8 +13,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=migrations");
     let schemas = protox::compile(SCHEMAS, ["proto"])?;
-    prost_build::Config::new()
-        .bytes([".tributary.v1.Click"])
-        .compile_fds(schemas)?;
+    prost_build::Config::new().compile_fds(schemas)?;
     Ok(())
 }

@@ -63,6 +63,7 @@ fn events(c: &mut Criterion) {
         affiliate_id: 7,
         destination: DESTINATION.to_owned(),
         window_seconds: 2_592_000,
+        ..Link::default()
     };
     let encoded = link.encode_to_vec();
     c.bench_function("link, decode", |b| {
@@ -83,7 +84,7 @@ fn events(c: &mut Criterion) {
         referrer: "https://blog.example/the-ten-best-knives".to_owned(),
         accept_language: "en-US,en;q=0.8".to_owned(),
         sub_ids: vec!["newsletter".to_owned()],
-        privacy_opt_out: false,
+        ..Click::default()
     };
     c.bench_function("click event, encode", |b| {
         b.iter(|| black_box(&click).encode_to_vec())

@@ -26,7 +26,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 use tributary_shared::click_token::{self, TokenError};
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Conversion, Topic, Topics};
+use tributary_shared::events::{Conversion, Source, Topic, Topics};
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
 use tributary_shared::names;
@@ -267,6 +267,7 @@ impl<'r> Parameters<'r> {
             amount: money.amount().to_string(),
             currency: money.currency().code().to_owned(),
             click_id: click_id.to_owned(),
+            source: Source::Postback.into(),
         })
     }
 }

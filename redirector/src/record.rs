@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Click, Topic, Topics};
+use tributary_shared::events::{Click, Clicks, Topic, Topics};
 use tributary_shared::names;
 use tributary_shared::telemetry::Readiness;
 
@@ -95,7 +95,12 @@ impl ClickRecorder {
 
     /// Takes a click. Never waits.
     pub(crate) fn record(&self, click: &Click) {
-        let payload = click.encode_to_vec();
+        let payload = Clicks {
+            clicks: vec![click.clone()],
+            segment_id: uuid::Uuid::new_v4().into_bytes().to_vec(),
+            first_sequence: 0,
+        }
+        .encode_to_vec();
         let record = BaseRecord::<(), _>::to(&self.0.topic).payload(&payload);
         match self.0.producer.send(record) {
             Ok(()) => self.0.accepted.increment(1),

@@ -313,6 +313,7 @@ mod tests {
             affiliate_id: 5,
             destination: destination.to_owned(),
             window_seconds: 60,
+            ..Link::default()
         }
         .encode_to_vec()
     }

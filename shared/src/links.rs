@@ -1,17 +1,25 @@
-//! A link as the edge reads it, and the Redis keys of the edge index.
+//! A link as the edge reads it, and the Redis keys of the edge index. A host or code is a part of a
+//! key only after [`is_host`] or [`is_code`].
 //!
 //! | key | value |
 //! |---|---|
 //! | `{prefix}code:{code}` | tenant id in decimal: who owns this code on the shared host |
 //! | `{prefix}t:{tenant_id}:link:{code}` | [`Link`], protobuf |
 //! | `{prefix}postback:{hex sha-256 of token}` | tenant id in decimal |
+//! | `{prefix}domain:{host}` | [`Domain`], protobuf: whose host this is; lower case, punycode, no port |
+//! | `{prefix}publishable:{key}` | [`PublishableKey`], protobuf |
 //! | `{prefix}index:writer` | the claim of whoever wrote the index last; see [`is_complete`] |
 //!
-//! The index can be lost at any moment: `admin-api sync` writes it again from PostgreSQL.
+//! The index can be lost at any moment: `admin-api sync` writes it again from PostgreSQL. Beside it,
+//! and written by the edges, stand the live counters of click caps:
+//!
+//! | key | value |
+//! |---|---|
+//! | `{prefix}cap:{link_id}:total`, `{prefix}cap:{link_id}:{yyyymmdd}` | clicks that the cap let through, in decimal; a day's key expires after two |
 
-use crate::ids::TenantId;
+use crate::ids::{LinkId, TenantId};
 
-pub use crate::events::Link;
+pub use crate::events::{CapPeriod, Domain, Link, PublishableKey, Route, Schedule, Variant};
 
 /// Longest code, in characters.
 pub const MAX_CODE_CHARS: usize = 64;
@@ -23,6 +31,34 @@ pub fn is_code(code: &str) -> bool {
         && code
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Longest host name, in characters.
+pub const MAX_HOST_CHARS: usize = 253;
+
+/// Whether `host` can be a tenant's domain, in the form in which keys hold it: lower case letters,
+/// digits and hyphens in labels, at least two of them, without a port.
+#[must_use]
+pub fn is_host(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    host.len() <= MAX_HOST_CHARS && host.contains('.') && host.split('.').all(label)
+}
+
+/// What a publishable key begins with; 32 characters of base64url follow.
+pub const PUBLISHABLE_PREFIX: &str = "trk_pub_";
+
+/// Whether `key` has the form of a publishable key.
+#[must_use]
+pub fn is_publishable_key(key: &str) -> bool {
+    key.strip_prefix(PUBLISHABLE_PREFIX)
+        .is_some_and(|random| random.len() == 32 && is_code(random))
 }
 
 /// How a writer's claim begins until everything is written.
@@ -67,6 +103,24 @@ impl EdgeKeys {
         format!("{}postback:{}", self.prefix, hex::encode(token_sha256))
     }
 
+    /// Whose host this is.
+    #[must_use]
+    pub fn domain(&self, host: &str) -> String {
+        format!("{}domain:{host}", self.prefix)
+    }
+
+    /// Whose publishable key this is.
+    #[must_use]
+    pub fn publishable(&self, key: &str) -> String {
+        format!("{}publishable:{key}", self.prefix)
+    }
+
+    /// The counter of a link's click cap; `period` is `total` or a day as `yyyymmdd`.
+    #[must_use]
+    pub fn cap(&self, link: LinkId, period: &str) -> String {
+        format!("{}cap:{link}:{period}", self.prefix)
+    }
+
     /// Who wrote the index last. It is missing when the index is.
     #[must_use]
     pub fn writer(&self) -> String {
@@ -106,6 +160,36 @@ mod tests {
         for code in ["", "a b", "a/b", "ä", "a%20", &"a".repeat(65)] {
             assert!(!is_code(code), "{code:?}");
         }
+    }
+
+    #[test]
+    fn hosts_are_in_the_form_of_keys() {
+        for host in ["go.shop.example", "xn--bcher-kva.example", "a.b"] {
+            assert!(is_host(host), "{host:?}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "Go.shop.example",
+            "a..b",
+            "-a.b",
+            "a.b:80",
+            "a.b.",
+            "a_b.c",
+            "ä.b",
+        ] {
+            assert!(!is_host(host), "{host:?}");
+        }
+        assert!(!is_host(&format!("{}.b", "a".repeat(64))));
+    }
+
+    #[test]
+    fn publishable_keys_have_one_form() {
+        assert!(is_publishable_key(&crate::secrets::new_token(
+            PUBLISHABLE_PREFIX
+        )));
+        assert!(!is_publishable_key("trk_pub_short"));
+        assert!(!is_publishable_key(&"x".repeat(40)));
     }
 
     #[test]

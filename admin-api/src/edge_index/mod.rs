@@ -373,6 +373,7 @@ impl LinkRow {
             affiliate_id: self.affiliate_id.to_wire(),
             destination: self.destination.clone(),
             window_seconds: u64::try_from(self.window_seconds).unwrap_or(0),
+            ..Link::default()
         };
         // The link first: a reader that finds the code finds the link as well.
         [

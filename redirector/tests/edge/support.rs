@@ -134,6 +134,7 @@ impl Edge {
             affiliate_id: 5,
             destination: destination.to_owned(),
             window_seconds: 3600,
+            ..Link::default()
         };
         let mut redis = self.redis().await;
         let () = redis.set(keys.code(code), tenant.0).await.unwrap();
