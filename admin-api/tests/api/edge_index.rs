@@ -35,6 +35,7 @@ async fn every_change_reaches_redis() {
         affiliate_id: wire(tenant.affiliate),
         destination: "https://shop.example/?c={click_id}".to_owned(),
         window_seconds: 2_592_000,
+        ..Link::default()
     };
     assert_eq!(Link::decode(index[&link_key].as_slice()).unwrap(), expected);
 

@@ -18,6 +18,7 @@ fn order(world: &World, shop: &Shop, order_id: &str, amount: &str, click_id: &st
         amount: amount.to_owned(),
         currency: "USD".to_owned(),
         click_id: click_id.to_owned(),
+        ..Conversion::default()
     }
 }
 
