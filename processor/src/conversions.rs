@@ -169,6 +169,7 @@ mod tests {
             amount: "10.00".into(),
             currency: "USD".into(),
             click_id: String::new(),
+            ..Conversion::default()
         }
     }
 
