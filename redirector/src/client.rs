@@ -74,12 +74,18 @@ pub(crate) fn is_prefetch(headers: &HeaderMap) -> bool {
         })
 }
 
-/// A header as text of at most `max_bytes`; empty when absent. Bytes that are no UTF-8 are replaced.
-pub(crate) fn text(headers: &HeaderMap, name: impl AsHeaderName, max_bytes: usize) -> String {
-    headers.get(name).map_or_else(String::new, |value| {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        cut(&text, max_bytes).to_owned()
-    })
+/// Puts a header's text of at most `max_bytes` into `out`; empty when absent. Bytes that are no UTF-8
+/// are replaced.
+pub(crate) fn read(
+    headers: &HeaderMap,
+    name: impl AsHeaderName,
+    max_bytes: usize,
+    out: &mut String,
+) {
+    out.clear();
+    if let Some(value) = headers.get(name) {
+        out.push_str(cut(&String::from_utf8_lossy(value.as_bytes()), max_bytes));
+    }
 }
 
 /// The longest beginning of `text` within `max_bytes` that ends between two characters.

@@ -1,12 +1,16 @@
 //! The redirector's settings.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
 use tributary_shared::config::{KafkaConfig, LogConfig, RedisConfig};
 use tributary_shared::secrets::{Key, KeyRing};
+
+use crate::journal::{self, SyncPolicy};
 
 /// Redirects shoppers and records their clicks; takes merchants' conversions in.
 #[derive(Debug, Clone, Parser)]
@@ -39,12 +43,22 @@ pub struct Config {
     /// How long a shopper may wait for Redis, in milliseconds
     #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub redis_timeout_ms: u64,
-    /// Clicks that may wait in memory for Kafka
-    #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub click_queue_messages: u32,
-    /// Memory that clicks waiting for Kafka may take, in KiB
-    #[arg(long, env, default_value_t = 524_288, value_parser = clap::value_parser!(u32).range(1..=2_097_151))]
-    pub click_queue_kib: u32,
+    /// Folder on a local disk where clicks and conversions wait for Kafka; several redirectors may share it
+    #[arg(long, env, default_value = "journal")]
+    pub journal_dir: PathBuf,
+    /// Disk that the journal may take, in MiB; beyond it clicks wait in memory, then are lost and counted
+    #[arg(long, env, default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(64..=4_194_304))]
+    pub journal_max_mib: u32,
+    /// Memory that may stand in for the journal's disk while that can't be used, in MiB
+    #[arg(long, env, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub journal_memory_mib: u32,
+    /// When clicks are forced to the disk: never (by the kernel, within half a minute), an interval such as
+    /// 100ms, or reply (before the shopper is answered). This is about power loss only
+    #[arg(long, env, default_value = "never")]
+    pub journal_sync: SyncPolicy,
+    /// Threads that serve; the machine's cores when it is not given
+    #[arg(long, env, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
     /// Connections served at once; further ones wait in the kernel's queue
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
@@ -59,6 +73,23 @@ pub struct Config {
 impl Config {
     pub(crate) fn link_cache_ttl(&self) -> Duration {
         Duration::from_millis(self.link_cache_ttl_ms)
+    }
+
+    pub(crate) fn journal(&self) -> journal::Settings {
+        let bytes = |mib: u32| mib as usize * 1024 * 1024;
+        journal::Settings {
+            folder: self.journal_dir.clone(),
+            max_disk_bytes: bytes(self.journal_max_mib),
+            max_memory_bytes: bytes(self.journal_memory_mib),
+            sync: self.journal_sync,
+        }
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.map_or_else(
+            || std::thread::available_parallelism().map_or(1, NonZero::get),
+            usize::from,
+        )
     }
 
     pub(crate) fn redis_timeout(&self) -> Duration {

@@ -1,4 +1,5 @@
-//! `GET|POST /postback`: takes a merchant's conversion, and answers 200 only once Kafka holds it.
+//! `GET|POST /postback`: takes a merchant's conversion, and answers 200 only once it is on the
+//! disk or Kafka holds it.
 //!
 //! | parameter | |
 //! |---|---|
@@ -13,6 +14,7 @@
 //! counted once, and reads the same `conversion_id`.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -21,27 +23,25 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Method, Request, StatusCode};
 use prost::Message as _;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::json;
 use tributary_shared::click_token::{self, TokenError};
-use tributary_shared::engines::kafka;
-use tributary_shared::events::{Conversion, Source, Topic, Topics};
+use tributary_shared::events::{Conversion, Source};
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
 use tributary_shared::names;
 use tributary_shared::orders::{MAX_EVENT_CHARS, MAX_ORDER_ID_CHARS, is_event, is_order_id};
 
+use crate::journal::Lane;
 use crate::resolve::Resolution;
 use crate::server::Answer;
-use crate::{Config, Edge, pages};
+use crate::{Edge, pages};
 
 /// Longest form body.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long Kafka may take to acknowledge.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the disk or Kafka may take to make it safe.
+const SAFE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a postback was not taken: the `error` and `message` of the answer.
 #[derive(Debug, thiserror::Error)]
@@ -272,39 +272,34 @@ impl<'r> Parameters<'r> {
     }
 }
 
-/// Writes conversions to Kafka and waits for its word.
-pub(crate) struct ConversionPublisher {
-    producer: FutureProducer,
-    topic: String,
-}
+/// Writes conversions into the journal and waits until they are safe.
+pub(crate) struct ConversionPublisher(Mutex<Lane>);
 
 impl ConversionPublisher {
-    pub(crate) fn new(config: &Config) -> Result<Self, KafkaError> {
-        Ok(Self {
-            producer: kafka::prompt_producer(&config.kafka, KAFKA_TIMEOUT).create()?,
-            topic: Topics::new(&config.kafka.kafka_topic_prefix).name(Topic::Conversions),
-        })
+    pub(crate) fn new(lane: Mutex<Lane>) -> Self {
+        Self(lane)
     }
 
     async fn publish(&self, conversion: &Conversion) -> Result<(), Refusal> {
-        let payload = conversion.encode_to_vec();
-        let key = format!("{}\n{}", conversion.tenant_id, conversion.order_id);
-        let record = FutureRecord::to(&self.topic).payload(&payload).key(&key);
-        // Never `send`: it sleeps while the queue is full. A full queue is an answer: come back later.
-        let delivery = self
-            .producer
-            .send_result(record)
-            .map_err(|(error, _)| not_stored(&error))?;
-        match tokio::time::timeout(KAFKA_TIMEOUT, kafka::acknowledged(delivery)).await {
-            Ok(acknowledged) => acknowledged.map_err(|error| not_stored(&error)),
-            Err(late) => Err(not_stored(&late)),
+        let safety = {
+            let mut lane = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let appended = lane.append(conversion.encoded_len(), |mut out| {
+                conversion.encode_raw(&mut out);
+            });
+            appended.ok().and_then(|appended| appended.safety())
+        };
+        let safe = match safety {
+            Some(safety) => safety.within(SAFE_TIMEOUT).await,
+            None => false,
+        };
+        if safe {
+            return Ok(());
         }
+        tracing::warn!(
+            "a conversion was not safe in time; the merchant was asked to send it again"
+        );
+        Err(Refusal::NotStored)
     }
-}
-
-fn not_stored(error: &dyn std::fmt::Display) -> Refusal {
-    tracing::warn!(%error, "a conversion was not stored; the merchant was asked to send it again");
-    Refusal::NotStored
 }
 
 #[cfg(test)]

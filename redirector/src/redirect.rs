@@ -1,6 +1,7 @@
 //! `GET /r/{code}`: answers a shopper with a 302 and records the click.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,8 +17,9 @@ use tributary_shared::ids::new_uuid_v7;
 use tributary_shared::template::Macro;
 use uuid::Uuid;
 
+use crate::record::record;
 use crate::resolve::{ActiveLink, Resolution};
-use crate::server::Answer;
+use crate::server::{Answer, Worker};
 use crate::{Edge, client, cookies, pages};
 
 /// Longest User-Agent, referrer, Accept-Language and sub id that are stored, in bytes.
@@ -26,16 +28,20 @@ const MAX_REFERRER_BYTES: usize = 1024;
 const MAX_ACCEPT_LANGUAGE_BYTES: usize = 128;
 const MAX_SUB_ID_BYTES: usize = 128;
 
+/// How long a shopper waits for the disk, where the settings say that shoppers do.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
 const SUB_IDS: [&str; 5] = ["sub1", "sub2", "sub3", "sub4", "sub5"];
 const ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 /// Answers a click on `code`. A `HEAD` is answered alike and is not a click.
 pub(crate) async fn redirect(
-    edge: &Edge,
+    worker: &Worker,
     request: &Request<Incoming>,
     code: &str,
     peer: IpAddr,
 ) -> Answer {
+    let edge = &*worker.edge;
     let headers = request.headers();
     if client::is_prefetch(headers) {
         return pages::prefetch_refused();
@@ -63,52 +69,71 @@ pub(crate) async fn redirect(
         set.append(SET_COOKIE, edge.cookies.visitor(visitor));
     }
 
-    let address = edge.proxies.client_address(peer, headers);
-    let click = Click {
-        click_id: token.to_string(),
-        received_at_us: now.timestamp_micros(),
-        sub_ids: trimmed(sub_ids),
-        ..describe(
-            edge,
-            &link,
-            headers,
-            (!opted_out).then_some(address),
-            visitor,
-        )
+    let address = (!opted_out).then(|| edge.proxies.client_address(peer, headers));
+    let safety = {
+        let mut click = worker.scratch.borrow_mut();
+        click.received_at_us = now.timestamp_micros();
+        replace(&mut click.click_id, token.as_str());
+        describe(&mut click, edge, &link, headers, address, visitor);
+        click.sub_ids = trimmed(sub_ids);
+        record(&mut worker.clicks.borrow_mut(), &click)
     };
-    edge.clicks.record(&click);
+    if let Some(safety) = safety {
+        // What is late is in the journal all the same; only a power loss could take it.
+        safety.within(SYNC_TIMEOUT).await;
+    }
     answer
 }
 
 /// What is known of a click but its identity. `address` is none when it must not be stored.
 fn describe(
+    click: &mut Click,
     edge: &Edge,
     link: &ActiveLink,
     headers: &HeaderMap,
     address: Option<IpAddr>,
     visitor: Option<Uuid>,
-) -> Click {
-    let user_agent = client::text(headers, USER_AGENT, MAX_USER_AGENT_BYTES);
-    let accept_language = client::text(headers, ACCEPT_LANGUAGE, MAX_ACCEPT_LANGUAGE_BYTES);
-    let fingerprint = address.map(|a| edge.fingerprinter.of(a, &user_agent, &accept_language));
-    Click {
-        tenant_id: link.tenant_id.to_wire(),
-        program_id: link.program_id,
-        affiliate_id: link.affiliate_id,
-        link_id: link.link_id.to_wire(),
-        visitor_id: visitor.map_or_else(Vec::new, |v| v.as_bytes().to_vec()),
-        fingerprint: fingerprint.map_or_else(Vec::new, |f| f.to_vec()),
-        address: match address {
-            Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
-            Some(IpAddr::V6(v6)) => v6.octets().to_vec(),
-            None => Vec::new(),
-        },
-        user_agent,
-        referrer: client::text(headers, REFERER, MAX_REFERRER_BYTES),
-        accept_language,
-        privacy_opt_out: address.is_none(),
-        ..Click::default()
+) {
+    click.tenant_id = link.tenant_id.to_wire();
+    click.program_id = link.program_id;
+    click.affiliate_id = link.affiliate_id;
+    click.link_id = link.link_id.to_wire();
+    client::read(
+        headers,
+        USER_AGENT,
+        MAX_USER_AGENT_BYTES,
+        &mut click.user_agent,
+    );
+    client::read(headers, REFERER, MAX_REFERRER_BYTES, &mut click.referrer);
+    client::read(
+        headers,
+        ACCEPT_LANGUAGE,
+        MAX_ACCEPT_LANGUAGE_BYTES,
+        &mut click.accept_language,
+    );
+    click.privacy_opt_out = address.is_none();
+    click.visitor_id.clear();
+    if let Some(visitor) = visitor {
+        click.visitor_id.extend_from_slice(visitor.as_bytes());
     }
+    click.fingerprint.clear();
+    click.address.clear();
+    if let Some(address) = address {
+        let fingerprint = edge
+            .fingerprinter
+            .of(address, &click.user_agent, &click.accept_language);
+        click.fingerprint.extend_from_slice(&fingerprint);
+        match address {
+            IpAddr::V4(v4) => click.address.extend_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => click.address.extend_from_slice(&v6.octets()),
+        }
+    }
+}
+
+/// Replaces a text and keeps its memory.
+fn replace(text: &mut String, with: &str) {
+    text.clear();
+    text.push_str(with);
 }
 
 fn found(location: HeaderValue) -> Answer {

@@ -1,9 +1,16 @@
-//! Connections: accepted up to a limit, given a deadline for their headers, served by hyper's HTTP/1,
-//! and closed in order at the end.
+//! Connections: one single-threaded runtime per core, each accepting from the same listening socket up
+//! to a common limit; a deadline for headers, hyper's HTTP/1, and an orderly end.
+//!
+//! Runtimes share what is read (the cache of links, the settings) and write to things of their own
+//! (journal lane, scratch memory), so that a second core costs a click nothing.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +20,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics::Counter;
+use metrics::{Counter, Gauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tributary_shared::events::Click;
 use tributary_shared::names;
 
+use crate::journal::Lane;
 use crate::{Edge, pages, postback, redirect};
 
 /// Bytes of request line and headers; more is answered with 431.
@@ -35,15 +45,59 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Accepts connections until `shutdown`, then waits for those in flight.
-pub(crate) async fn serve(
-    listener: TcpListener,
+/// What one runtime has for itself, and what all share.
+pub(crate) struct Worker {
+    pub(crate) edge: Arc<Edge>,
+    /// Where this runtime's clicks are written.
+    pub(crate) clicks: RefCell<Lane>,
+    /// The click that is being written: its texts keep their memory from one click to the next.
+    pub(crate) scratch: RefCell<Click>,
+    /// Redirects that were answered.
+    redirects: Counter,
+    open: Gauge,
+}
+
+/// The limit on connections over all runtimes.
+pub(crate) type Slots = Arc<Semaphore>;
+
+/// Starts a thread that serves `listener` until `shutdown` and then what is in flight.
+pub(crate) fn spawn(
+    number: usize,
+    listener: std::net::TcpListener,
     edge: Arc<Edge>,
-    max_connections: u32,
+    clicks: Lane,
+    slots: Slots,
+    shutdown: CancellationToken,
+) -> io::Result<thread::JoinHandle<io::Result<()>>> {
+    let worker = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let worker = Rc::new(Worker {
+            edge,
+            clicks: RefCell::new(clicks),
+            scratch: RefCell::default(),
+            redirects: requests("redirect", "302"),
+            open: metrics::gauge!(names::CONNECTIONS),
+        });
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            let listener = TcpListener::from_std(listener)?;
+            serve(listener, worker, slots, shutdown).await;
+            Ok(())
+        })
+    };
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(worker)
+}
+
+async fn serve(
+    listener: TcpListener,
+    worker: Rc<Worker>,
+    slots: Slots,
     shutdown: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(max_connections as usize));
-    let open = metrics::gauge!(names::CONNECTIONS);
     let connections = TaskTracker::new();
     while let Some(accepted) = shutdown
         .run_until_cancelled(accept(&listener, &slots))
@@ -57,11 +111,11 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (edge, shutdown, open) = (Arc::clone(&edge), shutdown.clone(), open.clone());
-        connections.spawn(async move {
-            open.increment(1);
-            serve_connection(stream, &edge, shutdown).await;
-            open.decrement(1);
+        let (worker, shutdown) = (Rc::clone(&worker), shutdown.clone());
+        connections.spawn_local(async move {
+            worker.open.increment(1);
+            serve_connection(stream, &worker, shutdown).await;
+            worker.open.decrement(1);
             drop(slot);
         });
     }
@@ -80,24 +134,23 @@ pub(crate) async fn serve(
 
 async fn accept(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    slots: &Slots,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots)
         .acquire_owned()
         .await
-        .map_err(std::io::Error::other)?;
+        .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, slot))
 }
 
-async fn serve_connection(stream: TcpStream, edge: &Arc<Edge>, shutdown: CancellationToken) {
+async fn serve_connection(stream: TcpStream, worker: &Rc<Worker>, shutdown: CancellationToken) {
     let Ok(peer) = stream.peer_addr() else {
         return; // gone already
     };
-    let service = service_fn(|request| {
-        let edge = Arc::clone(edge);
-        async move { Ok::<_, Infallible>(answer(&edge, request, peer.ip()).await) }
+    let service = service_fn(|request| async move {
+        Ok::<_, Infallible>(answer(worker, request, peer.ip()).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -118,17 +171,17 @@ async fn serve_connection(stream: TcpStream, edge: &Arc<Edge>, shutdown: Cancell
     }
 }
 
-async fn answer(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> Answer {
+async fn answer(worker: &Worker, request: Request<Incoming>, peer: IpAddr) -> Answer {
     let path = request.uri().path();
     let (kind, answer) = if let Some(code) = path.strip_prefix("/r/") {
         let answer = match *request.method() {
-            Method::GET | Method::HEAD => redirect::redirect(edge, &request, code, peer).await,
+            Method::GET | Method::HEAD => redirect::redirect(worker, &request, code, peer).await,
             _ => pages::method_not_allowed("GET, HEAD"),
         };
         ("redirect", answer)
     } else if path == "/postback" {
         let answer = match *request.method() {
-            Method::GET | Method::POST => postback::postback(edge, request).await,
+            Method::GET | Method::POST => postback::postback(&worker.edge, request).await,
             _ => pages::method_not_allowed("GET, POST"),
         };
         ("postback", answer)
@@ -136,7 +189,7 @@ async fn answer(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> Answer
         ("other", pages::not_found())
     };
     match (kind, answer.status().as_u16()) {
-        ("redirect", 302) => edge.redirects.increment(1), // the hot one, looked up beforehand
+        ("redirect", 302) => worker.redirects.increment(1), // the hot one, looked up beforehand
         (kind, status) => requests(kind, label(status)).increment(1),
     }
     answer

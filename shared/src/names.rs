@@ -2,12 +2,20 @@
 
 /// Redirector: requests by `kind` (redirect, postback, other) and `status`.
 pub const HTTP_REQUESTS: &str = "tributary_http_requests_total";
-/// Redirector: clicks answered with a 302 and handed to Kafka's producer.
+/// Redirector: clicks that were written to the journal.
 pub const CLICKS_ACCEPTED: &str = "tributary_clicks_accepted_total";
 /// Redirector: clicks that Kafka acknowledged.
 pub const CLICKS_DELIVERED: &str = "tributary_clicks_delivered_total";
-/// Redirector: clicks that were redirected but will never reach Kafka, by `reason`. Any is an alarm.
-pub const CLICKS_LOST: &str = "tributary_clicks_lost_total";
+/// Redirector: records that were accepted but will never reach Kafka, by `stream` (clicks,
+/// conversions) and `reason` (full, damaged, shutdown). Any is an alarm.
+pub const JOURNAL_LOST: &str = "tributary_journal_lost_total";
+/// Redirector: segments opened in plain memory because there was no disk to have. Any is a warning:
+/// their records would not survive the process.
+pub const JOURNAL_MEMORY_SEGMENTS: &str = "tributary_journal_memory_segments_total";
+/// Redirector: bytes of disk that the journal takes.
+pub const JOURNAL_DISK_BYTES: &str = "tributary_journal_disk_bytes";
+/// Redirector: bytes in the journal that Kafka has not acknowledged.
+pub const JOURNAL_WAITING_BYTES: &str = "tributary_journal_waiting_bytes";
 /// Redirector: look-ups of a code by `outcome` (hit, miss, stale, unavailable).
 pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
 /// Redirector: postbacks by `outcome` (accepted, or the error's code).

@@ -192,6 +192,10 @@ pub(crate) async fn start_in(
     environment.extend([
         plain_http,
         ("FINGERPRINT_KEY", secrets.fingerprint_key.clone()),
+        (
+            "JOURNAL_DIR",
+            system.data().join("journal").display().to_string(),
+        ),
         // So that `make replay` can send clicks on behalf of many addresses.
         ("TRUSTED_PROXIES", String::from("127.0.0.1/32")),
     ]);

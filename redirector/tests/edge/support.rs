@@ -10,6 +10,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use redis::AsyncCommands as _;
 use reqwest::{Client, RequestBuilder, Response, redirect};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub(crate) struct Edge {
     operations: SocketAddr,
     stop: CancellationToken,
     task: Option<JoinHandle<Result<(), RunError>>>,
+    _journal: TempDir,
 }
 
 impl Edge {
@@ -67,6 +69,9 @@ impl Edge {
         ]);
         config.redis = place.redis.clone();
         config.kafka = place.kafka.clone();
+        let journal = tempfile::tempdir().unwrap();
+        config.journal_dir = journal.path().to_owned();
+        config.workers = Some(2);
         adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,6 +91,7 @@ impl Edge {
             ))),
             stop,
             place,
+            _journal: journal,
         };
         edge.write_link("demo", TENANT, DESTINATION).await;
         edge.write_token(TOKEN).await;

@@ -31,28 +31,21 @@ fn client(config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// A producer for many small messages: batches for up to `linger`, waits for Kafka as long as it is
-/// away, holds at most `queue_messages` and `queue_kib` meanwhile.
+/// A producer for large messages that are kept elsewhere until they are acknowledged: sent at once,
+/// never given up, `max_bytes` at most in its queue.
 #[must_use]
-pub fn bulk_producer(
-    config: &KafkaConfig,
-    linger: Duration,
-    queue_messages: u32,
-    queue_kib: u32,
-) -> ClientConfig {
+pub fn journal_producer(config: &KafkaConfig, max_bytes: usize) -> ClientConfig {
     let mut client = client(config);
     client
         .set("enable.idempotence", "true")
         .set("compression.type", "lz4")
-        .set("linger.ms", linger.as_millis().to_string())
-        .set(
-            "sticky.partitioning.linger.ms",
-            linger.as_millis().to_string(),
-        )
+        .set("linger.ms", "0")
         .set("batch.size", "1000000")
         .set("message.timeout.ms", "0") // never gives up
-        .set("queue.buffering.max.messages", queue_messages.to_string())
-        .set("queue.buffering.max.kbytes", queue_kib.to_string());
+        .set(
+            "queue.buffering.max.kbytes",
+            (max_bytes / 1024 + 1024).to_string(),
+        );
     client
 }
 

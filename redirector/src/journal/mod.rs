@@ -1,0 +1,286 @@
+//! The journal: what was accepted, on local disk before anybody is answered, until Kafka has it.
+//!
+//! ```text
+//! a runtime ── Lane::append ──▶ segment (mapped file) ── shipper thread ──▶ Kafka
+//!                                  ▲                        │ acknowledged: file removed
+//!              keeper thread ── prepares the next one, syncs
+//! ```
+//!
+//! Invariants:
+//! 1. A record is whole in a shared mapping when [`Lane::append`] returns. The kernel keeps it when
+//!    the process is killed; the next redirector on this folder sends it.
+//! 2. A segment has one writer and, in one process, one reader; its folder is locked by the process
+//!    that owns it. Whoever gets the lock of another folder owns what is in it.
+//! 3. A segment's file is removed only after every record in it was acknowledged by Kafka, or put
+//!    aside as damaged after every readable one was.
+//! 4. `(segment id, sequence)` names a record for ever. What is sent again keeps its name and its
+//!    partition, so that whoever counts recognises it.
+//! 5. Nobody who appends waits for a disk: the next segment is prepared by the keeper, with all its
+//!    blocks allocated; when it has none (full or read-only disk, bound reached) the lane goes on in
+//!    plain memory, and when that is used up as well, the record is lost: counted, and logged loudly.
+//! 6. A stream that is answered for ("200, stored") waits for [`Lane::safe`]: synced, or acknowledged.
+//!
+//! On disk:
+//!
+//! ```text
+//! JOURNAL_DIR/{run id}/lock              locked while the process lives
+//! JOURNAL_DIR/{run id}/{segment id}.segment
+//!     byte  0..8    "TRIBJNL1"
+//!     byte  8..24   segment id, UUIDv7
+//!     byte 24       stream: 1 clicks, 2 conversions
+//!     byte 28..32   CRC-32C of bytes 0..28
+//!     byte 32..40   bytes that Kafka has acknowledged, little-endian; a hint that saves work
+//!     byte 64..     records (record.rs), then zeros
+//! JOURNAL_DIR/{run id}/{segment id}.damaged    for a person to look at
+//! ```
+//!
+//! A machine that loses power loses what was not synced: see [`Sync`].
+
+mod folder;
+mod keeper;
+pub(crate) mod record;
+mod segment;
+mod ship;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use tributary_shared::clock::Clock;
+use tributary_shared::config::KafkaConfig;
+use tributary_shared::events::Topic;
+
+use keeper::Keeper;
+use segment::{Segment, Writer};
+use ship::Shipper;
+
+/// What kind of records a segment holds, and so where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Payload: a `Click` as the first field of a `Clicks`, so that payloads in a row are a `Clicks`.
+    Clicks,
+    /// Payload: a `Conversion`.
+    Conversions,
+}
+
+impl Stream {
+    const ALL: [Self; 2] = [Self::Clicks, Self::Conversions];
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Clicks => 1,
+            Self::Conversions => 2,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.number() == number)
+    }
+
+    fn topic(self) -> Topic {
+        match self {
+            Self::Clicks => Topic::Clicks,
+            Self::Conversions => Topic::Conversions,
+        }
+    }
+
+    /// Bytes of a segment on disk. Some 60,000 clicks, a second of the heaviest load.
+    fn segment_bytes(self) -> usize {
+        match self {
+            Self::Clicks => 16 * 1024 * 1024,
+            Self::Conversions => 1024 * 1024,
+        }
+    }
+
+    /// As a metric's label.
+    fn label(self) -> &'static str {
+        self.topic().name()
+    }
+}
+
+/// When clicks are forced to the disk itself. A killed process loses nothing either way; this is
+/// about a machine that loses power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// When the kernel sees fit, within half a minute.
+    Never,
+    /// Every so often: a power loss costs at most this much.
+    Every(Duration),
+    /// Before the shopper is answered.
+    Reply,
+}
+
+/// Why a `JOURNAL_SYNC` can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write never, reply, or an interval from 1ms to 60000ms, for example 100ms")]
+pub struct BadSyncPolicy;
+
+impl FromStr for SyncPolicy {
+    type Err = BadSyncPolicy;
+
+    fn from_str(text: &str) -> Result<Self, BadSyncPolicy> {
+        match text {
+            "never" => Ok(Self::Never),
+            "reply" => Ok(Self::Reply),
+            _ => text
+                .strip_suffix("ms")
+                .and_then(|ms| ms.parse().ok())
+                .filter(|ms| (1..=60_000).contains(ms))
+                .map(|ms| Self::Every(Duration::from_millis(ms)))
+                .ok_or(BadSyncPolicy),
+        }
+    }
+}
+
+/// The journal's settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) folder: PathBuf,
+    /// Bytes of disk that it may take, what was left behind by others included.
+    pub(crate) max_disk_bytes: usize,
+    /// Bytes of plain memory while there is no disk to have.
+    pub(crate) max_memory_bytes: usize,
+    pub(crate) sync: SyncPolicy,
+}
+
+/// The journal of one process.
+pub(crate) struct Journal {
+    keeper: Arc<Keeper>,
+    shipper: Shipper,
+}
+
+impl Journal {
+    /// Opens the folder, takes over what others have left, and starts to send. Blocks for a moment.
+    ///
+    /// # Errors
+    /// When the settings of Kafka can't be used. A disk that can't be used is no error: invariant 5.
+    pub(crate) fn open(
+        settings: &Settings,
+        kafka: &KafkaConfig,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
+        let keeper = Keeper::start(settings, clock)?;
+        let shipper = Shipper::start(kafka, Arc::clone(&keeper))?;
+        Ok(Self { keeper, shipper })
+    }
+
+    /// A place to append records of one stream, for one thread at a time.
+    pub(crate) fn lane(&self, stream: Stream) -> Lane {
+        Lane {
+            stream,
+            writer: self.keeper.first_segment(stream),
+            keeper: Arc::clone(&self.keeper),
+        }
+    }
+
+    /// Waits until Kafka has everything or `limit` is over; what is left stays on disk for the next
+    /// start. All lanes must be gone. Blocks.
+    pub(crate) fn close(self, limit: Duration) {
+        self.shipper.finish(limit);
+        self.keeper.stop();
+    }
+}
+
+/// Why there can be no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("cannot use the Kafka settings: {0} (see KAFKA_BROKERS)")]
+    Kafka(#[from] KafkaError),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Where one thread appends.
+pub(crate) struct Lane {
+    stream: Stream,
+    writer: Option<Writer>,
+    keeper: Arc<Keeper>,
+}
+
+/// The record was lost: neither disk nor memory had room. It has been counted and logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lost;
+
+impl Lane {
+    /// Appends a record whose payload of `length` bytes `fill` writes. Never waits. When this returns
+    /// `Ok`, the record survives the process (or, where there is no disk, waits in memory for Kafka).
+    pub(crate) fn append(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Appended<'_>, Lost> {
+        debug_assert!(length <= record::MAX_PAYLOAD_BYTES);
+        if !self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.fits(length))
+        {
+            self.writer = None; // seals it
+            self.writer = self.keeper.next_segment(self.stream);
+        }
+        match &mut self.writer {
+            Some(writer) if writer.fits(length) => {
+                let end = writer.append(length, fill);
+                Ok(Appended { lane: self, end })
+            }
+            _ => {
+                self.keeper.count_loss(self.stream);
+                Err(Lost)
+            }
+        }
+    }
+
+    /// Whether shoppers wait for the disk before they are answered.
+    pub(crate) fn syncs_before_reply(&self) -> bool {
+        self.keeper.sync_policy() == SyncPolicy::Reply
+    }
+}
+
+/// A record that was just appended.
+pub(crate) struct Appended<'l> {
+    lane: &'l Lane,
+    end: usize,
+}
+
+impl Appended<'_> {
+    /// What its owner waits for when it must survive the machine, too.
+    pub(crate) fn safety(&self) -> Option<Safety> {
+        let writer = self.lane.writer.as_ref()?;
+        Some(Safety {
+            segment: Arc::clone(writer.segment()),
+            keeper: Arc::clone(&self.lane.keeper),
+            end: self.end,
+        })
+    }
+}
+
+/// A record's way to safety.
+pub(crate) struct Safety {
+    segment: Arc<Segment>,
+    keeper: Arc<Keeper>,
+    end: usize,
+}
+
+impl Safety {
+    /// Returns true once the record is on the disk itself or with Kafka, false after `limit`. It may
+    /// still be stored later.
+    pub(crate) async fn within(self, limit: Duration) -> bool {
+        let safe = async {
+            loop {
+                let progress = self.keeper.progress().notified();
+                tokio::pin!(progress);
+                progress.as_mut().enable(); // progress between the look and the wait is not missed
+                if self.segment.is_safe(self.end) {
+                    return;
+                }
+                if self.segment.can_sync() {
+                    self.keeper.sync_soon();
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(limit, safe).await.is_ok()
+    }
+}

@@ -1,0 +1,352 @@
+//! One segment: a preallocated file in memory, or plain memory where there is no disk to have.
+//!
+//! One [`Writer`] appends, anybody who holds the [`Segment`] reads what was published. The two never
+//! touch the same bytes: a writer writes behind `published` only, a reader reads before it only.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel keeps what was written to a shared mapping when the process is killed; a mapping \
+              is raw memory, and this file is the only one that touches it"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::fcntl::{FallocateFlags, fallocate};
+use uuid::Uuid;
+
+use super::Stream;
+use super::record::{self, HEADER_BYTES as RECORD_HEADER_BYTES, Records, Seed};
+
+/// Bytes before the first record.
+pub(super) const HEADER_BYTES: usize = 64;
+const MAGIC: &[u8; 8] = b"TRIBJNL1";
+/// Where the header holds how far Kafka has acknowledged. Eight bytes, so that they change at once.
+const ACKNOWLEDGED_AT: usize = 32;
+
+/// What a segment's file is called: its id, so that names sort by time.
+pub(super) const EXTENSION: &str = "segment";
+
+/// A piece of the journal.
+pub(super) struct Segment {
+    pub(super) id: Uuid,
+    pub(super) stream: Stream,
+    map: MmapRaw,
+    /// None: this segment is in plain memory and dies with the process.
+    file: Option<(File, PathBuf)>,
+    /// Bytes from the start that are whole records.
+    published: AtomicUsize,
+    /// Records before `published`.
+    appended: AtomicU64,
+    /// Nothing more will be written.
+    sealed: AtomicBool,
+    /// Bytes that are on the disk itself.
+    synced: AtomicUsize,
+    /// The disk has refused to sync; only Kafka can make it safe.
+    unsyncable: AtomicBool,
+    /// Bytes that Kafka has acknowledged.
+    acknowledged: AtomicUsize,
+}
+
+/// Why a file is not a segment.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadSegment {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("nothing was ever written to it")]
+    Empty,
+    #[error("its header is damaged")]
+    Header,
+}
+
+impl Segment {
+    /// A new one on disk. All its blocks are there when this returns, so writing to it can't meet
+    /// a full disk.
+    pub(super) fn create(
+        folder: &Path,
+        id: Uuid,
+        stream: Stream,
+        bytes: usize,
+    ) -> io::Result<Self> {
+        let path = folder.join(format!("{id}.{EXTENSION}"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        let prepared = Self::prepare(&file, bytes).inspect_err(|_| {
+            let _ = std::fs::remove_file(&path); // best effort: an empty one is skipped later
+        })?;
+        let segment = Self::new(id, stream, prepared, Some((file, path)));
+        segment.write_header();
+        Ok(segment)
+    }
+
+    fn prepare(file: &File, bytes: usize) -> io::Result<MmapRaw> {
+        let length = libc_length(bytes)?;
+        fallocate(file, FallocateFlags::empty(), 0, length)?;
+        let map = MmapOptions::new().len(bytes).map_raw(file)?;
+        // Faulting the pages in here is cheaper than one by one under a shopper's request. A kernel
+        // before 5.14 can't, and does it then.
+        let _ = map.advise(Advice::PopulateWrite);
+        Ok(map)
+    }
+
+    /// A new one in plain memory.
+    pub(super) fn in_memory(id: Uuid, stream: Stream, bytes: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(bytes).map_anon()?;
+        Ok(Self::new(id, stream, map.into(), None))
+    }
+
+    fn new(id: Uuid, stream: Stream, map: MmapRaw, file: Option<(File, PathBuf)>) -> Self {
+        Self {
+            id,
+            stream,
+            map,
+            published: AtomicUsize::new(HEADER_BYTES),
+            appended: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            synced: AtomicUsize::new(0),
+            unsyncable: AtomicBool::new(file.is_none()),
+            acknowledged: AtomicUsize::new(HEADER_BYTES),
+            file,
+        }
+    }
+
+    /// One that a process has left behind, sealed at its last whole record. Damage is reported by
+    /// [`super::record::Records`] to whoever reads it.
+    pub(super) fn open(path: &Path) -> Result<Self, BadSegment> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() < HEADER_BYTES as u64 {
+            return Err(BadSegment::Empty);
+        }
+        let map = MmapOptions::new().map_raw(&file)?;
+        // SAFETY: the mapping is at least this long, and nobody writes to it: the folder's lock is held.
+        let header = unsafe { std::slice::from_raw_parts(map.as_ptr(), HEADER_BYTES) };
+        if header.iter().all(|b| *b == 0) {
+            return Err(BadSegment::Empty);
+        }
+        let (id, stream) = read_header(header).ok_or(BadSegment::Header)?;
+        let mut known = [0; 8];
+        known.copy_from_slice(&header[ACKNOWLEDGED_AT..ACKNOWLEDGED_AT + 8]);
+        let whole = map.len();
+        // A hint that can't be true is worth nothing: everything is sent again.
+        let acknowledged = usize::try_from(u64::from_le_bytes(known))
+            .ok()
+            .filter(|at| (HEADER_BYTES..=whole).contains(at) && at % record::ALIGNMENT == 0)
+            .unwrap_or(HEADER_BYTES);
+        let segment = Self::new(id, stream, map, Some((file, path.to_owned())));
+        segment.published.store(whole, Ordering::Relaxed);
+        segment.sealed.store(true, Ordering::Relaxed);
+        segment.acknowledged.store(acknowledged, Ordering::Relaxed);
+        Ok(segment)
+    }
+
+    fn write_header(&self) {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..24].copy_from_slice(self.id.as_bytes());
+        header[24] = self.stream.number();
+        let crc = crc32c::crc32c(&header[..28]);
+        header[28..32].copy_from_slice(&crc.to_le_bytes());
+        header[ACKNOWLEDGED_AT..ACKNOWLEDGED_AT + 8]
+            .copy_from_slice(&(HEADER_BYTES as u64).to_le_bytes());
+        // SAFETY: the mapping is longer than a header, and nobody else has it yet.
+        unsafe {
+            std::ptr::copy_nonoverlapping(header.as_ptr(), self.map.as_mut_ptr(), HEADER_BYTES)
+        };
+    }
+
+    /// Bytes of disk or memory that it takes.
+    pub(super) fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn on_disk(&self) -> bool {
+        self.file.is_some()
+    }
+
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|(_, path)| path.as_path())
+    }
+
+    pub(super) fn published(&self) -> usize {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Records that were ever appended.
+    pub(super) fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Relaxed)
+    }
+
+    /// Whether it came from another process: no writer, and its end has to be found.
+    pub(super) fn was_found(&self) -> bool {
+        self.published() == self.size() && self.appended() == 0
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    /// Everything up to `end`, which must have been published.
+    fn bytes(&self, end: usize) -> &[u8] {
+        assert!(
+            end <= self.published(),
+            "unpublished bytes are the writer's"
+        );
+        // SAFETY: inside the mapping; published bytes are never written again but for the eight of
+        // the header that `acknowledge` writes, and no reader looks at the header.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr(), end) }
+    }
+
+    /// The published records from `from` on, a place where one begins.
+    pub(super) fn records_from(&self, from: usize) -> Records<'_> {
+        Records::new(Seed::new(self.id), self.bytes(self.published()), from)
+    }
+
+    pub(super) fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// Kafka has everything up to `end`. Kept in the header for the one who finds the segment.
+    pub(super) fn acknowledge(&self, end: usize) {
+        self.acknowledged.store(end, Ordering::Release);
+        if self.on_disk() {
+            let bytes = (end as u64).to_le_bytes();
+            // SAFETY: inside the mapping, whose header only the one shipper writes to.
+            unsafe {
+                let at = self.map.as_mut_ptr().add(ACKNOWLEDGED_AT);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len());
+            }
+        }
+    }
+
+    /// Bytes of records that Kafka has not acknowledged; of a segment that was found, all behind the mark.
+    pub(super) fn unsent(&self) -> usize {
+        self.published() - self.acknowledged()
+    }
+
+    /// Whether what lies before `end` survives the machine: on its disk, or with Kafka.
+    pub(super) fn is_safe(&self, end: usize) -> bool {
+        self.synced.load(Ordering::Acquire) >= end || self.acknowledged() >= end
+    }
+
+    /// Whether waiting for the disk can help.
+    pub(super) fn can_sync(&self) -> bool {
+        !self.unsyncable.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the disk. Nothing to do for a segment in memory.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let Some((file, _)) = &self.file else {
+            return Ok(());
+        };
+        let end = self.published();
+        let from = self.synced.load(Ordering::Relaxed);
+        if from >= end || !self.can_sync() {
+            return Ok(());
+        }
+        let synced = self
+            .map
+            .flush_range(from, end - from)
+            .and_then(|()| file.sync_data());
+        match synced {
+            Ok(()) => self.synced.store(end, Ordering::Release),
+            // What the kernel could not write it may drop: a later success would mean nothing.
+            Err(_) => self.unsyncable.store(true, Ordering::Relaxed),
+        }
+        synced
+    }
+
+    /// Takes its file away. What it held is with Kafka.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match &self.file {
+            Some((_, path)) => std::fs::remove_file(path),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts its file aside for a person to look at.
+    pub(super) fn set_aside(&self) -> io::Result<()> {
+        match &self.file {
+            Some((_, path)) => std::fs::rename(path, path.with_extension("damaged")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The one who appends to a segment.
+pub(super) struct Writer {
+    segment: Arc<Segment>,
+    seed: Seed,
+    end: usize,
+    sequence: u32,
+}
+
+impl Writer {
+    /// Of a new segment, once.
+    pub(super) fn new(segment: Arc<Segment>) -> Self {
+        Self {
+            end: segment.published(),
+            seed: Seed::new(segment.id),
+            segment,
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether a record with a payload of `length` has room.
+    pub(super) fn fits(&self, length: usize) -> bool {
+        self.segment.size() - self.end >= record::whole_bytes(length)
+    }
+
+    /// Appends a record of `length` bytes that `fill` writes, and answers where it ends. When this
+    /// returns the record survives the process.
+    pub(super) fn append(&mut self, length: usize, fill: impl FnOnce(&mut [u8])) -> usize {
+        let whole = record::whole_bytes(length);
+        assert!(self.fits(length), "the caller has asked");
+        // SAFETY: inside the mapping, behind what was published; `self` is the only writer.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(self.segment.map.as_mut_ptr().add(self.end), whole)
+        };
+        let (header, rest) = out.split_at_mut(RECORD_HEADER_BYTES);
+        let payload = &mut rest[..length];
+        fill(payload);
+        record::write_header(header, self.seed, self.sequence, payload);
+        self.end += whole;
+        self.sequence += 1;
+        let segment = &*self.segment;
+        segment
+            .appended
+            .store(u64::from(self.sequence), Ordering::Relaxed);
+        segment.published.store(self.end, Ordering::Release);
+        self.end
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.segment.sealed.store(true, Ordering::Release);
+    }
+}
+
+fn read_header(header: &[u8]) -> Option<(Uuid, Stream)> {
+    let mut crc = [0; 4];
+    crc.copy_from_slice(&header[28..32]);
+    let whole =
+        header.starts_with(MAGIC) && crc32c::crc32c(&header[..28]) == u32::from_le_bytes(crc);
+    let id = Uuid::from_slice(&header[8..24]).ok()?;
+    let stream = Stream::from_number(header[24])?;
+    whole.then_some((id, stream))
+}
+
+fn libc_length(bytes: usize) -> io::Result<i64> {
+    i64::try_from(bytes).map_err(io::Error::other)
+}
