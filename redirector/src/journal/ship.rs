@@ -225,6 +225,7 @@ impl Work {
             if self.partitions.is_some() {
                 self.send();
             }
+            thread::sleep(TICK); // not `poll(TICK)`, which spins through its last millisecond
             self.hear();
             self.retire();
             self.watch();
@@ -380,13 +381,22 @@ impl Work {
         }
     }
 
-    /// Takes in what Kafka answers within a tick.
+    /// Takes in what Kafka has answered.
     fn hear(&mut self) {
-        self.producer.poll(TICK);
         let answers = {
-            let context = self.producer.context();
-            let mut answers = context.0.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *answers)
+            let answers = &self.producer.context().0;
+            let count = || answers.lock().unwrap_or_else(PoisonError::into_inner).len();
+            // One call hears of one batch of messages.
+            let mut heard = count();
+            loop {
+                self.producer.poll(Duration::ZERO);
+                let now = count();
+                if now == heard {
+                    break;
+                }
+                heard = now;
+            }
+            std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner))
         };
         let mut heard = false;
         for (sent, outcome) in answers {
@@ -427,6 +437,7 @@ impl Work {
             .purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
         let patience = Instant::now() + REFUSED_PAUSE;
         while self.producer.in_flight_count() > 0 && Instant::now() < patience {
+            thread::sleep(TICK);
             self.hear();
         }
         if self.producer.client().fatal_error().is_some() || self.producer.in_flight_count() > 0 {

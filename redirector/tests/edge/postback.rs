@@ -204,14 +204,3 @@ async fn a_bad_postback_says_why_and_leaves_nothing_behind() {
     assert_eq!(good.status(), 200);
     edge.events::<Conversion>(Topic::Conversions, 1).await;
 }
-
-#[tokio::test]
-async fn a_conversion_that_kafka_does_not_take_is_not_accepted() {
-    let edge =
-        Edge::start_unready(|config| config.kafka.kafka_brokers = "127.0.0.1:1".to_owned()).await;
-    let path = format!("/postback?token={TOKEN}&order_id=A&amount=1&currency=USD");
-    let answer = edge.get(&path).send().await.unwrap();
-    assert!(answer.headers().contains_key("retry-after"));
-    let (status, body) = json(answer).await;
-    assert_eq!((status, body["error"].as_str()), (503, Some("not_stored")));
-}

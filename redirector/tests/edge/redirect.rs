@@ -245,12 +245,6 @@ async fn at_the_end_every_click_has_reached_kafka() {
     for _ in 0..200 {
         assert_eq!(edge.get("/r/demo").send().await.unwrap().status(), 302);
     }
-    wait_until(async || {
-        let (_, metrics) = edge.operations("/metrics").await;
-        metrics.contains("tributary_clicks_accepted_total")
-            && metrics.contains("tributary_clicks_delivered_total")
-    })
-    .await;
     edge.stop().await;
     edge.events::<Click>(Topic::Clicks, 200).await;
 }
@@ -264,7 +258,7 @@ async fn a_redirector_without_engines_says_so() {
     .await;
     wait_until(async || {
         let (status, missing) = edge.operations("/readyz").await;
-        status == 503 && missing.contains("kafka: ") && missing.contains("redis: ")
+        status == 503 && missing.contains("redis: ")
     })
     .await;
     assert_eq!(edge.operations("/healthz").await.0, 200);

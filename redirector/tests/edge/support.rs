@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tributary_redirector::{Config, RunError, run};
 use tributary_shared::engines;
-use tributary_shared::events::{Topic, Topics};
+use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
 use tributary_shared::ids::TenantId;
 use tributary_shared::links::{EdgeKeys, Link};
 use tributary_shared::secrets::{KeyRing, token_hash};
@@ -57,7 +57,15 @@ impl Edge {
     }
 
     pub(crate) async fn start_unready(adjust: impl FnOnce(&mut Config)) -> Self {
-        let place = Isolated::create().await.unwrap();
+        Self::launch(Isolated::create().await.unwrap(), adjust).await
+    }
+
+    /// On engines that another test's edge has used.
+    pub(crate) async fn start_in(place: Isolated, adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::launch(place, adjust).await
+    }
+
+    async fn launch(place: Isolated, adjust: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::parse_from([
             "redirector",
             "--click-token-keys",
@@ -174,20 +182,57 @@ impl Edge {
     }
 
     /// The first `count` events on a topic; fails when there are more or fewer.
-    pub(crate) async fn events<M: prost::Message + Default + 'static>(
-        &self,
-        topic: Topic,
-        count: usize,
-    ) -> Vec<M> {
-        let brokers = self.place.kafka.kafka_brokers.clone();
-        let topic = Topics::new(&self.place.kafka.kafka_topic_prefix).name(topic);
-        tokio::task::spawn_blocking(move || read(&brokers, &topic, count))
-            .await
-            .unwrap()
+    pub(crate) async fn events<M: Event>(&self, topic: Topic, count: usize) -> Vec<M> {
+        events(&self.place, topic, count).await
     }
 }
 
-fn read<M: prost::Message + Default>(brokers: &str, topic: &str, count: usize) -> Vec<M> {
+/// What a message on a topic holds.
+pub(crate) trait Event: Sized + Send + 'static {
+    fn read(payload: &[u8]) -> Vec<Self>;
+}
+
+impl Event for Click {
+    fn read(payload: &[u8]) -> Vec<Self> {
+        Clicks::decode(payload).unwrap().clicks
+    }
+}
+
+impl Event for Clicks {
+    fn read(payload: &[u8]) -> Vec<Self> {
+        vec![Self::decode(payload).unwrap()]
+    }
+}
+
+impl Event for Conversion {
+    fn read(payload: &[u8]) -> Vec<Self> {
+        vec![Self::decode(payload).unwrap()]
+    }
+}
+
+/// The first `count` events on a topic; fails when there are more or fewer.
+pub(crate) async fn events<M: Event>(place: &Isolated, topic: Topic, count: usize) -> Vec<M> {
+    let brokers = place.kafka.kafka_brokers.clone();
+    let topic = Topics::new(&place.kafka.kafka_topic_prefix).name(topic);
+    tokio::task::spawn_blocking(move || {
+        let events = read(&brokers, &topic, count);
+        assert_eq!(events.len(), count, "events on {topic}");
+        events
+    })
+    .await
+    .unwrap()
+}
+
+/// What is on a topic at present.
+pub(crate) async fn so_far<M: Event>(place: &Isolated, topic: Topic) -> Vec<M> {
+    let brokers = place.kafka.kafka_brokers.clone();
+    let topic = Topics::new(&place.kafka.kafka_topic_prefix).name(topic);
+    tokio::task::spawn_blocking(move || read(&brokers, &topic, 1))
+        .await
+        .unwrap()
+}
+
+fn read<M: Event>(brokers: &str, topic: &str, count: usize) -> Vec<M> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", format!("{topic}-reader"))
@@ -198,20 +243,16 @@ fn read<M: prost::Message + Default>(brokers: &str, topic: &str, count: usize) -
     consumer.subscribe(&[topic]).unwrap();
     let deadline = std::time::Instant::now() + PATIENCE;
     let mut events = Vec::new();
-    // Once all are there, a moment longer: one too many is a failure as well.
+    // Once enough are there, a moment longer: one too many is a failure as well.
     let mut last_look = false;
     while !last_look && std::time::Instant::now() < deadline {
         last_look = events.len() >= count && consumer.assignment().unwrap().count() > 0;
         while let Some(message) = consumer.poll(Duration::from_millis(500)) {
             let message = message.unwrap();
-            events.push(M::decode(message.payload().unwrap()).unwrap());
+            events.extend(M::read(message.payload().unwrap()));
             last_look = false;
-            if events.len() >= count {
-                break;
-            }
         }
     }
-    assert_eq!(events.len(), count, "events on {topic}");
     events
 }
 
