@@ -159,6 +159,9 @@ struct Envelope {
     first_sequence: u32,
 }
 
+/// A click's sequence, and its bytes.
+type Numbered = (u32, Vec<u8>);
+
 /// Where a click stands: its name, and the message that brought it.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -237,7 +240,7 @@ impl Clicks {
 }
 
 /// A message's segment, and its clicks with their sequences.
-fn open(payload: &[u8]) -> Result<(Uuid, Vec<(u32, Vec<u8>)>), BadMessage> {
+fn open(payload: &[u8]) -> Result<(Uuid, Vec<Numbered>), BadMessage> {
     let message = Envelope::decode(payload).map_err(|e| BadMessage::Encoding(e.to_string()))?;
     // All zeros is what rows have that are older than segments.
     let segment = Uuid::from_slice(&message.segment_id)

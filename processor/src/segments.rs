@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::sink::Stored;
 
 const QUESTION: &str = include_str!("stored_names.sql");
-/// Segments that one question asks for. A new one holds nothing; one of 375,000 clicks takes 15 ms.
+/// Segments that one question asks for. One that holds 375,000 clicks takes it 30 ms; 256 new ones, 18 ms.
 const SEGMENTS_PER_QUESTION: usize = 256;
 /// Ranges that stay in memory from batch to batch, about 100 bytes each. Those of the batch itself come on top.
 const MAX_KNOWN_RANGES: usize = 100_000;

@@ -19,9 +19,9 @@ pub(crate) fn click(world: &World, shop: &Shop) -> Click {
         program_id: shop.program.to_wire(),
         affiliate_id: shop.affiliate.to_wire(),
         link_id: shop.link.to_wire(),
-        visitor_id: vec![1; 16].into(),
-        fingerprint: vec![2; 16].into(),
-        address: vec![203, 0, 113, 9].into(),
+        visitor_id: vec![1; 16],
+        fingerprint: vec![2; 16],
+        address: vec![203, 0, 113, 9],
         user_agent: "Mozilla/5.0 (Windows NT 6.1; rv:27.0) Gecko/20100101 Firefox/27.0".into(),
         referrer: "https://blog.example/".into(),
         sub_ids: vec!["s".into()],
@@ -358,7 +358,9 @@ async fn a_kafka_that_begins_anew_loses_nothing() {
     let processor = world.processor(|_| {}).await;
     let (before, after) = (click(&world, &shop), click(&world, &shop));
     let segment = world.new_segment();
-    world.publish_clicks(segment, 0, &[before.clone()]).await;
+    world
+        .publish_clicks(segment, 0, std::slice::from_ref(&before))
+        .await;
     wait_until(async || stored(&world).await == (1, 1)).await;
     processor.stop().await;
     // The same facts beside topics that begin at offset 0 again; a redirector repeats what it is unsure of.
