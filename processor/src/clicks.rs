@@ -1,26 +1,34 @@
-//! Topic `clicks` → table `clicks`: decode, check, enrich, store.
+//! Topic `clicks` → table `clicks`: decode, check, enrich, store each click once.
+//!
+//! A message holds several clicks. One that can't be read becomes a dead letter of its own; its
+//! siblings are stored.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use chrono::{DateTime, Datelike as _, Utc};
 use clickhouse::Row;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::event_time;
-use tributary_shared::events::Click;
+use tributary_shared::events::{Click, Outcome};
+use tributary_shared::links::is_code;
 use uuid::Uuid;
 
 use crate::bots::{BotList, Verdict};
-use crate::consume::{Failure, Position, Reader, Stage};
-use crate::retry::Stopped;
+use crate::consume::{Position, Stage};
+use crate::dead_letter::{Part, Unreadable};
+use crate::retry::{Stopped, until_done};
+use crate::segments::{Named, Segments};
 use crate::sink::{Fact, Sink};
+use crate::unresolved::{self, Link};
 
 /// Longest text in a click; the redirector cuts earlier.
 const MAX_TEXT_BYTES: usize = 4096;
-/// What a row takes beside its texts.
-const FIXED_ROW_BYTES: usize = 320;
 
-/// A row of `clicks`: shared/migrations/clickhouse/0001_facts.sql.
+/// A row of `clicks`: shared/migrations/clickhouse.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub(crate) struct ClickRow {
     click_id: String,
@@ -47,6 +55,18 @@ pub(crate) struct ClickRow {
     privacy_opt_out: u8,
     kafka_partition: i32,
     kafka_offset: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    segment_id: Uuid,
+    segment_sequence: u32,
+    utm_source: String,
+    utm_medium: String,
+    utm_campaign: String,
+    utm_term: String,
+    utm_content: String,
+    outcome: u8,
+    variant: u32,
+    code: String,
+    host: String,
 }
 
 impl Fact for ClickRow {
@@ -57,24 +77,67 @@ impl Fact for ClickRow {
     }
 
     fn bytes(&self) -> usize {
-        FIXED_ROW_BYTES
-            + [
-                &self.click_id,
-                &self.user_agent,
-                &self.referrer,
-                &self.accept_language,
-            ]
-            .iter()
-            .map(|text| text.len())
-            .sum::<usize>()
-            + [&self.sub1, &self.sub2, &self.sub3, &self.sub4, &self.sub5]
-                .iter()
-                .map(|text| text.len())
-                .sum::<usize>()
+        let texts = [
+            &self.click_id,
+            &self.user_agent,
+            &self.referrer,
+            &self.accept_language,
+            &self.sub1,
+            &self.sub2,
+            &self.sub3,
+            &self.sub4,
+            &self.sub5,
+            &self.utm_source,
+            &self.utm_medium,
+            &self.utm_campaign,
+            &self.utm_term,
+            &self.utm_content,
+            &self.code,
+            &self.host,
+        ];
+        size_of::<Self>() + texts.map(String::len).iter().sum::<usize>()
     }
 }
 
-/// Why a message is not a click.
+impl Named for ClickRow {
+    fn name(&self) -> (Uuid, u32) {
+        (self.segment_id, self.segment_sequence)
+    }
+}
+
+impl ClickRow {
+    /// The code that the redirector could not look up, while it is not known whose it is.
+    fn unresolved_code(&self) -> Option<&str> {
+        let unresolved = i32::from(self.outcome) == Outcome::Unresolved as i32;
+        (unresolved && self.link_id == 0).then_some(&self.code)
+    }
+
+    /// Makes the click its link's; unless it came by the host of a tenant whose link it is not.
+    fn resolve(&mut self, link: &Link) {
+        let tenant = link.tenant_id.to_wire();
+        if self.tenant_id == 0 || self.tenant_id == tenant {
+            self.tenant_id = tenant;
+            self.program_id = link.program_id.to_wire();
+            self.affiliate_id = link.affiliate_id.to_wire();
+            self.link_id = link.link_id.to_wire();
+        }
+    }
+}
+
+/// Why a message does not hold clicks.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadMessage {
+    #[error("not a Clicks: {0}")]
+    Encoding(String),
+    #[error("segment_id is missing or out of bounds")]
+    Segment,
+    #[error("it holds no clicks")]
+    Empty,
+    #[error("first_sequence is out of bounds")]
+    Sequence,
+}
+
+/// Why a click is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadClick {
     #[error("not a Click: {0}")]
@@ -85,18 +148,55 @@ pub(crate) enum BadClick {
     OutOfBounds(&'static str),
 }
 
+/// `Clicks` with its clicks still encoded: one that can't be decoded does not take the others with it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Envelope {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    clicks: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", tag = "2")]
+    segment_id: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    first_sequence: u32,
+}
+
+/// A click's sequence, and its bytes.
+type Numbered = (u32, Vec<u8>);
+
+/// Where a click stands: its name, and the message that brought it.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    segment: Uuid,
+    sequence: u32,
+    at: Position,
+}
+
 /// Stores clicks.
 pub(crate) struct Clicks {
-    pub(crate) sink: Sink<ClickRow>,
+    pub(crate) sink: Sink<ClickRow, Segments>,
     pub(crate) bots: BotList,
+    pub(crate) pool: PgPool,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Stage for Clicks {
-    async fn take(&mut self, payload: &[u8], at: Position, reader: &Reader) -> Result<(), Failure> {
-        let click = decode(payload).map_err(|bad| Failure::Poison(bad.to_string()))?;
-        let verdict = self.bots.judge(&click.user_agent);
-        let row = row(click, verdict, at).map_err(|bad| Failure::Poison(bad.to_string()))?;
-        self.sink.add(row, at, reader).await
+    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped> {
+        let (segment, clicks) = match open(payload) {
+            Ok(message) => message,
+            Err(bad) => return Ok(vec![Unreadable::message(bad)]),
+        };
+        let mut unreadable = Vec::new();
+        for (sequence, click) in clicks {
+            let place = Place {
+                segment,
+                sequence,
+                at,
+            };
+            match self.read(&click, place) {
+                Ok(row) => self.sink.add(row),
+                Err(bad) => unreadable.push(dead(click, place, &bad)),
+            }
+        }
+        Ok(unreadable)
     }
 
     fn is_full(&self) -> bool {
@@ -104,6 +204,7 @@ impl Stage for Clicks {
     }
 
     async fn finish(&mut self) -> Result<(), Stopped> {
+        self.resolve().await?;
         self.sink.write().await
     }
 
@@ -112,24 +213,106 @@ impl Stage for Clicks {
     }
 }
 
-fn decode(payload: &[u8]) -> Result<Click, BadClick> {
-    let click = Click::decode(payload).map_err(|e| BadClick::Encoding(e.to_string()))?;
-    let present = [
-        (click.click_id.is_empty(), "click_id"),
-        (click.tenant_id == 0, "tenant_id"),
-        (click.program_id == 0, "program_id"),
-        (click.affiliate_id == 0, "affiliate_id"),
-        (click.link_id == 0, "link_id"),
-        (click.received_at_us == 0, "received_at_us"),
-    ];
-    if let Some((_, name)) = present.into_iter().find(|(missing, _)| *missing) {
-        return Err(BadClick::Missing(name));
+impl Clicks {
+    fn read(&mut self, click: &[u8], place: Place) -> Result<ClickRow, BadClick> {
+        let click = decode(click)?;
+        let verdict = self.bots.judge(&click.user_agent);
+        row(click, verdict, place)
+    }
+
+    /// Finds the links of those that have none yet. A code that PostgreSQL does not know is nobody's.
+    async fn resolve(&mut self) -> Result<(), Stopped> {
+        let rows = self.sink.rows_mut();
+        let codes: BTreeSet<&str> = rows.iter().filter_map(ClickRow::unresolved_code).collect();
+        if codes.is_empty() {
+            return Ok(());
+        }
+        let codes: Vec<String> = codes.into_iter().map(str::to_owned).collect();
+        let ask = || unresolved::links(&self.pool, &codes);
+        let links = until_done("postgres", &self.shutdown, ask).await?;
+        for row in rows {
+            if let Some(link) = row.unresolved_code().and_then(|code| links.get(code)) {
+                row.resolve(link);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A message's segment, and its clicks with their sequences.
+fn open(payload: &[u8]) -> Result<(Uuid, Vec<Numbered>), BadMessage> {
+    let message = Envelope::decode(payload).map_err(|e| BadMessage::Encoding(e.to_string()))?;
+    // All zeros is what rows have that are older than segments.
+    let segment = Uuid::from_slice(&message.segment_id)
+        .ok()
+        .filter(|id| !id.is_nil())
+        .ok_or(BadMessage::Segment)?;
+    if message.clicks.is_empty() {
+        return Err(BadMessage::Empty);
+    }
+    // The highest number is left out: the place after a click must be one, too.
+    let end = u32::try_from(message.clicks.len())
+        .ok()
+        .and_then(|count| message.first_sequence.checked_add(count))
+        .ok_or(BadMessage::Sequence)?;
+    Ok((
+        segment,
+        (message.first_sequence..end).zip(message.clicks).collect(),
+    ))
+}
+
+/// A click that can't be read, as a message of its own.
+fn dead(click: Vec<u8>, place: Place, bad: &BadClick) -> Unreadable {
+    let message = Envelope {
+        clicks: vec![click],
+        segment_id: place.segment.as_bytes().to_vec(),
+        first_sequence: place.sequence,
+    };
+    Unreadable {
+        reason: bad.to_string(),
+        part: Some(Part {
+            payload: message.encode_to_vec(),
+            headers: vec![
+                ("segment_id", place.segment.to_string()),
+                ("sequence", place.sequence.to_string()),
+            ],
+        }),
+    }
+}
+
+fn decode(click: &[u8]) -> Result<Click, BadClick> {
+    let click = Click::decode(click).map_err(|e| BadClick::Encoding(e.to_string()))?;
+    if click.received_at_us == 0 {
+        return Err(BadClick::Missing("received_at_us"));
+    }
+    if click.outcome == Outcome::Unresolved as i32 {
+        if !is_code(&click.code) {
+            return Err(BadClick::OutOfBounds("code"));
+        }
+    } else {
+        let present = [
+            (click.click_id.is_empty(), "click_id"),
+            (click.tenant_id == 0, "tenant_id"),
+            (click.program_id == 0, "program_id"),
+            (click.affiliate_id == 0, "affiliate_id"),
+            (click.link_id == 0, "link_id"),
+        ];
+        if let Some((_, name)) = present.into_iter().find(|(missing, _)| *missing) {
+            return Err(BadClick::Missing(name));
+        }
     }
     let texts = [
         (&click.click_id, "click_id"),
         (&click.user_agent, "user_agent"),
         (&click.referrer, "referrer"),
         (&click.accept_language, "accept_language"),
+        (&click.utm_source, "utm_source"),
+        (&click.utm_medium, "utm_medium"),
+        (&click.utm_campaign, "utm_campaign"),
+        (&click.utm_term, "utm_term"),
+        (&click.utm_content, "utm_content"),
+        (&click.code, "code"),
+        (&click.host, "host"),
     ];
     let subs = click.sub_ids.iter().map(|sub| (sub, "sub_ids"));
     if let Some((_, name)) = texts
@@ -142,7 +325,7 @@ fn decode(payload: &[u8]) -> Result<Click, BadClick> {
     Ok(click)
 }
 
-fn row(click: Click, verdict: Verdict, at: Position) -> Result<ClickRow, BadClick> {
+fn row(click: Click, verdict: Verdict, place: Place) -> Result<ClickRow, BadClick> {
     let mut subs = click.sub_ids.into_iter();
     let mut sub = || subs.next().unwrap_or_default();
     let row = ClickRow {
@@ -167,8 +350,20 @@ fn row(click: Click, verdict: Verdict, at: Position) -> Result<ClickRow, BadClic
         is_bot: u8::from(verdict != Verdict::Person),
         bot_reason: verdict.reason().to_owned(),
         privacy_opt_out: u8::from(click.privacy_opt_out),
-        kafka_partition: at.partition,
-        kafka_offset: at.offset,
+        kafka_partition: place.at.partition,
+        kafka_offset: place.at.offset,
+        segment_id: place.segment,
+        segment_sequence: place.sequence,
+        utm_source: click.utm_source,
+        utm_medium: click.utm_medium,
+        utm_campaign: click.utm_campaign,
+        utm_term: click.utm_term,
+        utm_content: click.utm_content,
+        // One that this processor does not know yet is stored all the same.
+        outcome: u8::try_from(click.outcome).map_err(|_| BadClick::OutOfBounds("outcome"))?,
+        variant: click.variant,
+        code: click.code,
+        host: click.host,
     };
     if subs.next().is_some() {
         return Err(BadClick::OutOfBounds("sub_ids"));
@@ -198,10 +393,15 @@ fn address(bytes: &[u8]) -> Result<Ipv6Addr, BadClick> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 
-    const AT: Position = Position {
-        partition: 2,
-        offset: 7,
+    const PLACE: Place = Place {
+        segment: Uuid::from_u128(5),
+        sequence: 11,
+        at: Position {
+            partition: 2,
+            offset: 7,
+        },
     };
 
     fn click() -> Click {
@@ -212,14 +412,26 @@ mod tests {
             program_id: 2,
             affiliate_id: 3,
             link_id: 4,
-            address: vec![203, 0, 113, 9].into(),
+            address: vec![203, 0, 113, 9],
             sub_ids: vec!["a".into(), String::new(), "c".into()],
+            utm_campaign: "spring".into(),
+            variant: 2,
+            ..Click::default()
+        }
+    }
+
+    fn unresolved() -> Click {
+        Click {
+            received_at_us: 1_763_000_000_000_000,
+            outcome: Outcome::Unresolved as i32,
+            code: "demo".into(),
+            host: "go.shop.example".into(),
             ..Click::default()
         }
     }
 
     fn stored(click: &Click) -> Result<ClickRow, BadClick> {
-        row(decode(&click.encode_to_vec())?, Verdict::Person, AT)
+        row(decode(&click.encode_to_vec())?, Verdict::Person, PLACE)
     }
 
     #[test]
@@ -231,7 +443,10 @@ mod tests {
             ("a", "", "c")
         );
         assert_eq!((row.kafka_partition, row.kafka_offset), (2, 7));
+        assert_eq!(row.name(), (Uuid::from_u128(5), 11));
+        assert_eq!((row.utm_campaign.as_str(), row.variant), ("spring", 2));
         assert_eq!(row.table_partition(), 2025 * 12 + 10);
+        assert_eq!(row.unresolved_code(), None);
     }
 
     #[test]
@@ -251,11 +466,11 @@ mod tests {
             BadClick::OutOfBounds("received_at_us")
         );
         assert_eq!(
-            without(|c| c.address = vec![1; 5].into()),
+            without(|c| c.address = vec![1; 5]),
             BadClick::OutOfBounds("address")
         );
         assert_eq!(
-            without(|c| c.visitor_id = vec![1; 15].into()),
+            without(|c| c.visitor_id = vec![1; 15]),
             BadClick::OutOfBounds("visitor_id")
         );
         assert_eq!(
@@ -266,13 +481,111 @@ mod tests {
             without(|c| c.referrer = "x".repeat(5000)),
             BadClick::OutOfBounds("referrer")
         );
-        assert_eq!(decode(b""), Err(BadClick::Missing("click_id")));
+        assert_eq!(
+            without(|c| c.outcome = 256),
+            BadClick::OutOfBounds("outcome")
+        );
+        assert_eq!(
+            without(|c| c.outcome = -1),
+            BadClick::OutOfBounds("outcome")
+        );
+        assert_eq!(decode(b""), Err(BadClick::Missing("received_at_us")));
+    }
+
+    #[test]
+    fn an_outcome_of_a_newer_redirector_is_stored() {
+        let newer = Click {
+            outcome: 77,
+            ..click()
+        };
+        assert_eq!(stored(&newer).unwrap().outcome, 77);
+    }
+
+    #[test]
+    fn an_unresolved_click_becomes_its_links() {
+        let link = Link {
+            tenant_id: TenantId(1),
+            program_id: ProgramId(2),
+            affiliate_id: AffiliateId(3),
+            link_id: LinkId(4),
+        };
+        let ids = |row: &ClickRow| (row.tenant_id, row.program_id, row.affiliate_id, row.link_id);
+        let mut row = stored(&unresolved()).unwrap();
+        assert_eq!(row.unresolved_code(), Some("demo"));
+        row.resolve(&link);
+        assert_eq!(ids(&row), (1, 2, 3, 4));
+        assert_eq!(row.unresolved_code(), None);
+        // It came by the domain of another tenant, where there is no such code.
+        let mut others = stored(&Click {
+            tenant_id: 9,
+            ..unresolved()
+        })
+        .unwrap();
+        others.resolve(&link);
+        assert_eq!(ids(&others), (9, 0, 0, 0));
+        let nothing = Click {
+            code: "a b".into(),
+            ..unresolved()
+        };
+        assert_eq!(stored(&nothing), Err(BadClick::OutOfBounds("code")));
+    }
+
+    fn message(clicks: &[Vec<u8>], segment_id: &[u8], first_sequence: u32) -> Vec<u8> {
+        Envelope {
+            clicks: clicks.to_vec(),
+            segment_id: segment_id.to_vec(),
+            first_sequence,
+        }
+        .encode_to_vec()
+    }
+
+    #[test]
+    fn a_message_is_what_the_contract_says() {
+        let sent = tributary_shared::events::Clicks {
+            clicks: vec![click(), unresolved()],
+            segment_id: PLACE.segment.as_bytes().to_vec(),
+            first_sequence: 3,
+        };
+        let (segment, clicks) = open(&sent.encode_to_vec()).unwrap();
+        assert_eq!(segment, PLACE.segment);
+        let read: Vec<(u32, Click)> = clicks
+            .into_iter()
+            .map(|(sequence, bytes)| (sequence, decode(&bytes).unwrap()))
+            .collect();
+        assert_eq!(read, [(3, click()), (4, unresolved())]);
+    }
+
+    #[test]
+    fn a_message_without_clicks_or_names_for_them_is_refused() {
+        let one = [click().encode_to_vec()];
+        let id = PLACE.segment.as_bytes();
+        assert_eq!(open(b""), Err(BadMessage::Segment));
+        assert_eq!(open(&message(&one, &[1; 15], 0)), Err(BadMessage::Segment));
+        assert_eq!(open(&message(&one, &[0; 16], 0)), Err(BadMessage::Segment));
+        assert_eq!(open(&message(&[], id, 0)), Err(BadMessage::Empty));
+        assert_eq!(
+            open(&message(&one, id, u32::MAX)),
+            Err(BadMessage::Sequence)
+        );
+        assert!(open(&message(&one, id, u32::MAX - 1)).is_ok());
+        assert!(matches!(open(b"\xff"), Err(BadMessage::Encoding(_))));
+    }
+
+    #[test]
+    fn a_dead_click_is_kept_as_it_came() {
+        let odd = b"\xff\xff".to_vec();
+        let bad = decode(&odd).unwrap_err();
+        let letter = dead(odd.clone(), PLACE, &bad);
+        assert!(letter.reason.starts_with("not a Click: "), "{letter:?}");
+        let part = letter.part.unwrap();
+        assert_eq!(open(&part.payload), Ok((PLACE.segment, vec![(11, odd)])));
     }
 
     proptest! {
         #[test]
         fn no_message_is_too_odd(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&payload).and_then(|click| row(click, Verdict::Person, AT));
+            let _ = open(&payload);
+            let _ = decode(&payload).and_then(|click| row(click, Verdict::Person, PLACE));
         }
     }
 }

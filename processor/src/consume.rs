@@ -25,30 +25,11 @@ use tributary_shared::engines::kafka;
 use tributary_shared::events::{Topic, Topics};
 use tributary_shared::telemetry::Readiness;
 
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetters, Unreadable};
 use crate::retry::Stopped;
 
 /// Pause after Kafka could not be read from.
 const READ_PAUSE: Duration = Duration::from_millis(100);
-/// How long Kafka may take to say where a partition ends.
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why a stage did not take a message.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It can never be read: keep it aside, with this reason.
-    Poison(String),
-    /// The process is stopping.
-    Stopped,
-    /// A person must act; the line says what to do.
-    Fatal(String),
-}
-
-impl From<Stopped> for Failure {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
 
 /// Where a message stands in its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +40,8 @@ pub(crate) struct Position {
 
 /// Does something with each message of a topic.
 pub(crate) trait Stage {
-    /// Takes one message; may keep it until [`Stage::finish`].
-    async fn take(&mut self, payload: &[u8], at: Position, reader: &Reader) -> Result<(), Failure>;
+    /// Takes one message; may keep it until [`Stage::finish`]. Returns what of it can never be read.
+    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped>;
 
     /// Whether enough is held that it should be finished now.
     fn is_full(&self) -> bool {
@@ -134,31 +115,14 @@ impl Reader {
         })
     }
 
-    pub(crate) fn topic(&self) -> &str {
-        &self.topic
-    }
-
-    /// The offset after the partition's last message.
-    pub(crate) async fn end_of(&self, partition: i32) -> Result<i64, KafkaError> {
-        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
-        let asked = tokio::task::spawn_blocking(move || {
-            consumer.fetch_watermarks(&topic, partition, WATERMARK_TIMEOUT)
-        });
-        let (_, end) = asked.await.map_err(|_| KafkaError::Canceled)??;
-        Ok(end)
-    }
-
     /// Feeds the stage until `shutdown`. What the stage holds is finished at least every `max_age`.
-    ///
-    /// # Errors
-    /// The line for the person who must act.
     pub(crate) async fn drive<S: Stage>(
         &self,
         stage: &mut S,
         dead_letters: &DeadLetters,
         max_age: Duration,
         shutdown: &CancellationToken,
-    ) -> Result<(), String> {
+    ) {
         let mut progress = Progress::default();
         let mut generation = 0;
         loop {
@@ -185,10 +149,9 @@ impl Reader {
                     Ok(())
                 }
                 Turn::Received(Ok(message)) => {
-                    match self.take(stage, &message, dead_letters, shutdown).await {
+                    match take(stage, &message, dead_letters, shutdown).await {
                         Ok(()) => progress.took(&message, max_age),
-                        Err(Failure::Stopped) => break,
-                        Err(Failure::Poison(line) | Failure::Fatal(line)) => return Err(line),
+                        Err(Stopped) => break,
                     }
                     if stage.is_full() {
                         self.finish(stage, &mut progress).await
@@ -203,28 +166,6 @@ impl Reader {
         }
         // One more try; what does not succeed is read again after the next start.
         let _ = self.finish(stage, &mut progress).await;
-        Ok(())
-    }
-
-    async fn take<S: Stage>(
-        &self,
-        stage: &mut S,
-        message: &BorrowedMessage<'_>,
-        dead_letters: &DeadLetters,
-        shutdown: &CancellationToken,
-    ) -> Result<(), Failure> {
-        let at = Position {
-            partition: message.partition(),
-            offset: message.offset(),
-        };
-        let payload = message.payload().unwrap_or_default();
-        match stage.take(payload, at, self).await {
-            Err(Failure::Poison(reason)) => {
-                dead_letters.keep(message, &reason, shutdown).await?;
-                Ok(())
-            }
-            taken => taken,
-        }
     }
 
     async fn finish<S: Stage>(
@@ -243,6 +184,23 @@ impl Reader {
         *progress = Progress::default();
         Ok(())
     }
+}
+
+/// Hands a message to the stage, and what the stage could not read to the dead letters.
+async fn take<S: Stage>(
+    stage: &mut S,
+    message: &BorrowedMessage<'_>,
+    dead_letters: &DeadLetters,
+    shutdown: &CancellationToken,
+) -> Result<(), Stopped> {
+    let at = Position {
+        partition: message.partition(),
+        offset: message.offset(),
+    };
+    let unreadable = stage
+        .take(message.payload().unwrap_or_default(), at)
+        .await?;
+    dead_letters.keep(message, unreadable, shutdown).await
 }
 
 /// What a reader does next.

@@ -13,7 +13,8 @@ use tributary_shared::orders::{is_event, is_order_id};
 use tributary_shared::secrets::KeyRing;
 
 use crate::attribute::{Touchpoint, Unattributed, last_click};
-use crate::consume::{Failure, Position, Reader, Stage};
+use crate::consume::{Position, Stage};
+use crate::dead_letter::Unreadable;
 use crate::ledger::{self, Decision, Order};
 use crate::price::price;
 use crate::retry::{Stopped, until_done};
@@ -42,17 +43,18 @@ pub(crate) struct Conversions {
 }
 
 impl Stage for Conversions {
-    async fn take(&mut self, payload: &[u8], _: Position, _: &Reader) -> Result<(), Failure> {
-        let poison = |bad: BadConversion| Failure::Poison(bad.to_string());
-        let order = decode(payload).map_err(poison)?;
+    async fn take(&mut self, payload: &[u8], _: Position) -> Result<Vec<Unreadable>, Stopped> {
+        let order = match decode(payload) {
+            Ok(order) => order,
+            Err(bad) => return Ok(vec![Unreadable::message(bad)]),
+        };
         let outcome = until_done("postgres", &self.shutdown, || self.settle(&order)).await?;
-        match outcome {
-            Some(outcome) => {
-                metrics::counter!(names::CONVERSIONS, "outcome" => outcome).increment(1);
-                Ok(())
-            }
-            None => Err(poison(BadConversion::NoSuchTenant(order.tenant_id))),
-        }
+        let Some(outcome) = outcome else {
+            let nobodys = BadConversion::NoSuchTenant(order.tenant_id);
+            return Ok(vec![Unreadable::message(nobodys)]);
+        };
+        metrics::counter!(names::CONVERSIONS, "outcome" => outcome).increment(1);
+        Ok(Vec::new())
     }
 
     async fn finish(&mut self) -> Result<(), Stopped> {

@@ -1,4 +1,7 @@
 //! Topic `ledger` → tables `conversions` and `commissions`.
+//!
+//! An event may be stored twice, after a crash or when it was published twice: both tables replace rows
+//! of the same id by the highest version and are read with `FINAL`, so it counts once.
 
 use chrono::{DateTime, Utc};
 use clickhouse::Row;
@@ -9,9 +12,10 @@ use tributary_shared::clock::event_time;
 use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
 use uuid::Uuid;
 
-use crate::consume::{Failure, Position, Reader, Stage};
+use crate::consume::{Position, Stage};
+use crate::dead_letter::Unreadable;
 use crate::retry::Stopped;
-use crate::sink::{Fact, Sink};
+use crate::sink::{Fact, Repeatable, Sink};
 
 /// Decimal(20, 4), as the columns are: a whole number of ten-thousandths.
 const AMOUNT_SCALE: u32 = 4;
@@ -102,22 +106,15 @@ pub(crate) enum BadEvent {
 
 /// Stores what the ledger recorded.
 pub(crate) struct LedgerFacts {
-    pub(crate) conversions: Sink<ConversionRow>,
-    pub(crate) commissions: Sink<CommissionRow>,
+    pub(crate) conversions: Sink<ConversionRow, Repeatable>,
+    pub(crate) commissions: Sink<CommissionRow, Repeatable>,
 }
 
 impl Stage for LedgerFacts {
-    async fn take(&mut self, payload: &[u8], at: Position, reader: &Reader) -> Result<(), Failure> {
-        let poison = |bad: BadEvent| Failure::Poison(bad.to_string());
-        match decode(payload).map_err(poison)? {
-            ledger_event::Event::Conversion(event) => {
-                let row = conversion_row(event, at).map_err(poison)?;
-                self.conversions.add(row, at, reader).await
-            }
-            ledger_event::Event::Commission(event) => {
-                let row = commission_row(event, at).map_err(poison)?;
-                self.commissions.add(row, at, reader).await
-            }
+    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped> {
+        match self.hold(payload, at) {
+            Ok(()) => Ok(Vec::new()),
+            Err(bad) => Ok(vec![Unreadable::message(bad)]),
         }
     }
 
@@ -133,6 +130,20 @@ impl Stage for LedgerFacts {
     fn forget(&mut self) {
         self.conversions.forget();
         self.commissions.forget();
+    }
+}
+
+impl LedgerFacts {
+    fn hold(&mut self, payload: &[u8], at: Position) -> Result<(), BadEvent> {
+        match decode(payload)? {
+            ledger_event::Event::Conversion(event) => {
+                self.conversions.add(conversion_row(event, at)?);
+            }
+            ledger_event::Event::Commission(event) => {
+                self.commissions.add(commission_row(event, at)?);
+            }
+        }
+        Ok(())
     }
 }
 

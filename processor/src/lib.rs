@@ -4,7 +4,7 @@
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
-//! | clicks | topic `clicks` | `clicks`, `bots`, `sink` | ClickHouse `clicks` |
+//! | clicks | topic `clicks` | `clicks`, `bots`, `unresolved`, `segments`, `sink` | ClickHouse `clicks` |
 //! | conversions | topic `conversions` | `conversions`, `attribute`, `price`, `ledger` | PostgreSQL |
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
@@ -24,7 +24,9 @@ mod ledger_facts;
 mod outbox;
 mod price;
 mod retry;
+mod segments;
 mod sink;
+mod unresolved;
 
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ use crate::outbox::Relay;
 use crate::sink::Sink;
 
 /// Connections to PostgreSQL: one for each task that uses it, and one that listens.
-const POSTGRES_CONNECTIONS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 5;
 
 /// Why the processor stopped without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,8 @@ pub async fn run(
     let clicks = Clicks {
         sink: Sink::new(sink_client()),
         bots: BotList::new()?,
+        pool: pool.clone(),
+        shutdown: stop.clone(),
     };
     let conversions = Conversions {
         pool: pool.clone(),
@@ -145,6 +149,6 @@ async fn consume<S: Stage>(
     let dead_letters = DeadLetters::new(&config.kafka, topic)?;
     reader
         .drive(&mut stage, &dead_letters, config.batch_age(), &stop)
-        .await
-        .map_err(RunError::Fatal)
+        .await;
+    Ok(())
 }

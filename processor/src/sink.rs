@@ -1,67 +1,101 @@
-//! Writes facts to one ClickHouse table, each message once.
+//! Writes rows to one ClickHouse table until they are stored, each once.
 //!
 //! Invariants:
-//! 1. A batch is one insert of one block into one table partition, so it is stored whole or not at
-//!    all, and each row carries the Kafka position that it came from.
-//! 2. Rows of a Kafka partition are written in the order of their offsets. With 1, the highest
-//!    stored offset says exactly what is stored.
-//! 3. A Kafka partition is written to only after its highest stored offset was asked for, since the
-//!    last time that partitions moved; messages up to it are skipped.
-//! 4. After an insert whose outcome is unknown nothing is written before that insert has ended and
-//!    the table was asked whether it took effect.
+//! 1. A row is inserted only after [`Stored`] has said that the table does not hold it.
+//! 2. What [`Stored`] knows is what the table holds: nobody else writes these rows (they come from
+//!    Kafka partitions that are ours), and of our own inserts it knows all that have ended.
+//! 3. While an insert may be under way of which we hear nothing, nothing is written: ours whose answer
+//!    was lost, or, after partitions have moved, their former owner's. Such inserts are ended first,
+//!    and what was known is forgotten.
+//! 4. What is known is not relied on when it is older than [`TRUST`]: a process that was frozen may
+//!    have lost its partitions without knowing it yet.
+//!
+//! None of it depends on an insert being stored whole. It is anyway, within one table partition: each
+//! insert is one block.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ahash::HashMap;
+use clickhouse::error::Error;
 use clickhouse::{Client, RowOwned, RowWrite};
 use metrics::Counter;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::names;
 use uuid::Uuid;
 
-use crate::consume::{Failure, Position, Reader};
-use crate::retry::{Retry, Stopped, until_done};
+use crate::retry::{Retry, Stopped};
 
 /// How long one insert may take to be sent, and to be answered.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one question to ClickHouse may take, in seconds.
 const QUERY_TIMEOUT_SECONDS: &str = "30";
-/// Bytes of rows that are held at most, by their own estimate.
+/// Bytes of rows that are held at most, by their own estimate, and one message's more.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// How long what is known of the table is relied on. Kafka gives a silent processor's partitions to
+/// others after twice as long (session.timeout.ms).
+const TRUST: Duration = Duration::from_secs(3);
 
 /// A row of one fact table.
 pub(crate) trait Fact: RowOwned + RowWrite {
     const TABLE: &'static str;
 
-    /// Which table partition it belongs to: rows of two are never in one batch.
+    /// Which table partition it belongs to: rows of two are never in one insert.
     fn table_partition(&self) -> i32;
 
     /// Roughly how much memory it takes.
     fn bytes(&self) -> usize;
 }
 
+/// What is known of the rows that a table holds.
+pub(crate) trait Stored<F> {
+    /// Removes the rows that are stored, and repetitions among them. Asks for what is not known.
+    async fn keep_new(&mut self, client: &Client, rows: &mut Vec<F>) -> Result<(), Error>;
+
+    /// `rows`, which were new, are stored.
+    fn stored(&mut self, rows: &[F]);
+
+    /// What was known may be wrong.
+    fn forget(&mut self);
+}
+
+/// For a table that merges repetitions itself, and is read so: any row may be written again.
+#[derive(Default)]
+pub(crate) struct Repeatable;
+
+impl<F> Stored<F> for Repeatable {
+    async fn keep_new(&mut self, _: &Client, _: &mut Vec<F>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn stored(&mut self, _: &[F]) {}
+
+    fn forget(&mut self) {}
+}
+
 /// Batches rows of one table and writes them.
-pub(crate) struct Sink<F> {
+pub(crate) struct Sink<F, S> {
     client: Client,
     max_rows: usize,
     shutdown: CancellationToken,
     rows: Vec<F>,
     bytes: usize,
-    /// The last position in `rows` of each Kafka partition.
-    held: HashMap<i32, i64>,
-    /// The highest stored offset of each Kafka partition; -1 when none is stored.
-    stored: HashMap<i32, i64>,
-    /// The last insert of `rows`, while its outcome is unknown.
-    uncertain: Option<Uuid>,
+    known: S,
+    /// When `known` was last known to be right.
+    known_at: Instant,
+    /// Partitions have moved, and their former owner's inserts may still be under way.
+    took_over: bool,
+    /// Inserts that may be under way, by query id.
+    unheard: Vec<String>,
     written: Counter,
     skipped: Counter,
 }
 
-impl<F: Fact> Sink<F>
+impl<F: Fact, S: Stored<F> + Default> Sink<F, S>
 where
     F: for<'a> clickhouse::Row<Value<'a> = F>,
 {
-    /// Writes at most `max_rows` at once, and goes on trying until `shutdown`.
+    /// Writes at most `max_rows` at once (and the rest of a message), and goes on trying until `shutdown`.
     pub(crate) fn new((client, max_rows, shutdown): (Client, u32, CancellationToken)) -> Self {
         Self {
             client: client.with_setting("max_execution_time", QUERY_TIMEOUT_SECONDS),
@@ -69,36 +103,23 @@ where
             shutdown,
             rows: Vec::new(),
             bytes: 0,
-            held: HashMap::default(),
-            stored: HashMap::default(),
-            uncertain: None,
+            known: S::default(),
+            known_at: Instant::now(),
+            took_over: true,
+            unheard: Vec::new(),
             written: metrics::counter!(names::FACTS_WRITTEN, "table" => F::TABLE),
             skipped: metrics::counter!(names::FACTS_SKIPPED, "table" => F::TABLE),
         }
     }
 
-    /// Adds a row, unless the message at this position was stored before.
-    pub(crate) async fn add(
-        &mut self,
-        row: F,
-        at: Position,
-        reader: &Reader,
-    ) -> Result<(), Failure> {
-        if at.offset <= self.stored_up_to(at.partition, reader).await? {
-            self.skipped.increment(1);
-            return Ok(());
-        }
-        if self
-            .rows
-            .first()
-            .is_some_and(|first| first.table_partition() != row.table_partition())
-        {
-            self.write().await?;
-        }
+    pub(crate) fn add(&mut self, row: F) {
         self.bytes += row.bytes();
         self.rows.push(row);
-        self.held.insert(at.partition, at.offset);
-        Ok(())
+    }
+
+    /// What is held, to be completed before it is written.
+    pub(crate) fn rows_mut(&mut self) -> &mut [F] {
+        &mut self.rows
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -109,38 +130,8 @@ where
     pub(crate) fn forget(&mut self) {
         self.rows.clear();
         self.bytes = 0;
-        self.held.clear();
-        self.stored.clear();
-        self.uncertain = None;
-    }
-
-    async fn stored_up_to(&mut self, partition: i32, reader: &Reader) -> Result<i64, Failure> {
-        if let Some(stored) = self.stored.get(&partition) {
-            return Ok(*stored);
-        }
-        let stored = until_done("clickhouse", &self.shutdown, || self.highest(partition)).await?;
-        let end = until_done("kafka", &self.shutdown, || reader.end_of(partition)).await?;
-        if stored >= end {
-            return Err(Failure::Fatal(format!(
-                "{} holds rows up to offset {stored} of {}/{partition}, which ends at {end}: Kafka's data was \
-                 lost or replaced. Restore it, or give ClickHouse a new database (CLICKHOUSE_DATABASE)",
-                F::TABLE,
-                reader.topic(),
-            )));
-        }
-        self.stored.insert(partition, stored);
-        Ok(stored)
-    }
-
-    /// The highest stored offset of a partition, -1 when there is none.
-    async fn highest(&self, partition: i32) -> Result<i64, clickhouse::error::Error> {
-        // Word for word what the projection of `clicks` holds (count() beside it would read the table).
-        let query = format!(
-            "SELECT max(kafka_offset) FROM {} WHERE kafka_partition = ? GROUP BY kafka_partition",
-            F::TABLE
-        );
-        let highest = self.client.query(&query).bind(partition).fetch_optional();
-        Ok(highest.await?.unwrap_or(-1))
+        self.known.forget();
+        self.took_over = true;
     }
 
     /// Writes what is held; returns once it is stored.
@@ -153,64 +144,97 @@ where
         while let Err(error) = self.attempt().await {
             retry.after(error).await?;
         }
-        self.written.increment(self.rows.len() as u64);
-        self.rows.clear();
         self.bytes = 0;
-        self.stored.extend(self.held.drain());
         Ok(())
     }
 
-    /// Inserts what is held, unless the attempt before this one turns out to have done it.
-    async fn attempt(&mut self) -> Result<(), clickhouse::error::Error> {
-        if let Some(query) = self.uncertain {
-            let stored = self.took_effect(query).await?;
-            self.uncertain = None;
-            if stored {
-                return Ok(());
-            }
+    /// Inserts what is held and not stored. After a failure it can simply be made again.
+    async fn attempt(&mut self) -> Result<(), Error> {
+        self.end_unheard().await?;
+        if self.known_at.elapsed() > TRUST {
+            self.known.forget();
         }
-        let query = Uuid::new_v4();
-        self.uncertain = Some(query);
-        self.insert(query).await?;
-        self.uncertain = None;
+        let asked_at = Instant::now();
+        let held = self.rows.len();
+        self.known.keep_new(&self.client, &mut self.rows).await?;
+        self.skipped.increment((held - self.rows.len()) as u64);
+
+        self.rows.sort_by_key(F::table_partition);
+        while let Some(first) = self.rows.first() {
+            let partition = first.table_partition();
+            let end = self
+                .rows
+                .partition_point(|row| row.table_partition() <= partition);
+            self.insert(end).await?;
+            self.known.stored(&self.rows[..end]);
+            self.rows.drain(..end);
+            self.written.increment(end as u64);
+        }
+        self.known_at = asked_at;
         Ok(())
     }
 
-    async fn insert(&self, query: Uuid) -> Result<(), clickhouse::error::Error> {
-        let mut insert = self
+    /// Inserts the first `count` rows.
+    async fn insert(&mut self, count: usize) -> Result<(), Error> {
+        let query = format!("{}{}", query_prefix::<F>(), Uuid::new_v4());
+        let insert = self
             .client
             .insert::<F>(F::TABLE)
             .await?
-            .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT))
-            .with_setting("query_id", query.to_string());
-        for row in &self.rows {
+            .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT));
+        let mut insert = insert.with_setting("query_id", query.as_str());
+        self.unheard.push(query);
+        for row in &self.rows[..count] {
             insert.write(row).await?;
         }
-        insert.end().await
+        insert.end().await?;
+        self.unheard.clear();
+        Ok(())
     }
 
-    /// Whether an insert that failed from our point of view stored what is held. Ends it first, and
-    /// fails while it still runs.
-    async fn took_effect(&self, query: Uuid) -> Result<bool, clickhouse::error::Error> {
-        let query = query.to_string();
+    /// Ends the inserts that may be under way; fails while one of them still is.
+    async fn end_unheard(&mut self) -> Result<(), Error> {
+        if self.took_over {
+            let running: Vec<String> = self
+                .client
+                .query(
+                    "SELECT query_id FROM system.processes
+                     WHERE current_database = currentDatabase() AND startsWith(query_id, ?)",
+                )
+                .bind(query_prefix::<F>())
+                .fetch_all()
+                .await?;
+            // Another processor's insert may be among them; it makes that again.
+            self.unheard.extend(running);
+            self.took_over = false;
+        }
+        if self.unheard.is_empty() {
+            return Ok(());
+        }
+        self.known.forget();
         self.client
-            .query("KILL QUERY WHERE query_id = ? ASYNC")
-            .bind(&query)
+            .query("KILL QUERY WHERE query_id IN ? ASYNC")
+            .bind(&self.unheard)
             .execute()
             .await?;
-        let running: u64 = self
+        let running: BTreeSet<String> = self
             .client
-            .query("SELECT count() FROM system.processes WHERE query_id = ?")
-            .bind(&query)
-            .fetch_one()
-            .await?;
-        if running > 0 {
-            return Err(clickhouse::error::Error::TimedOut);
-        }
-        // Invariant 1: when one row of the batch is stored, all of it is.
-        match self.held.iter().next() {
-            Some((partition, offset)) => Ok(self.highest(*partition).await? >= *offset),
-            None => Ok(true),
+            .query("SELECT query_id FROM system.processes WHERE query_id IN ?")
+            .bind(&self.unheard)
+            .fetch_all::<String>()
+            .await?
+            .into_iter()
+            .collect();
+        self.unheard.retain(|query| running.contains(query));
+        if self.unheard.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::TimedOut)
         }
     }
+}
+
+/// What the query ids of all inserts into the table begin with.
+fn query_prefix<F: Fact>() -> String {
+    format!("tributary-{}-", F::TABLE)
 }

@@ -47,7 +47,8 @@ impl Topics {
     }
 
     /// Where messages go that can't be read: the original bytes, with the reason and the origin in
-    /// the headers `reason`, `topic`, `partition` and `offset`.
+    /// the headers `reason`, `topic`, `partition` and `offset`. Of a message with several clicks only
+    /// those that can't be read, each in a message of its own with the headers `segment_id` and `sequence`.
     #[must_use]
     pub fn dead_letter(&self, topic: Topic) -> String {
         format!("{}{}.dead-letter", self.prefix, topic.name())

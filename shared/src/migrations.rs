@@ -15,7 +15,13 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// ClickHouse's migrations in their order. A file's statements end with `;` at the end of a line and
 /// can each be run again, because ClickHouse has no transaction around them.
-const CLICKHOUSE: [(u32, &str); 1] = [(1, include_str!("../migrations/clickhouse/0001_facts.sql"))];
+const CLICKHOUSE: [(u32, &str); 2] = [
+    (1, include_str!("../migrations/clickhouse/0001_facts.sql")),
+    (
+        2,
+        include_str!("../migrations/clickhouse/0002_clicks_once.sql"),
+    ),
+];
 
 /// The PostgreSQL advisory lock that the owner holds: "tributar" in ASCII.
 const OWNER_LOCK: i64 = 0x7472_6962_7574_6172;

@@ -24,9 +24,9 @@ pub const POSTBACKS: &str = "tributary_postbacks_total";
 pub const CONNECTIONS: &str = "tributary_connections";
 /// Processor: rows written to ClickHouse by `table`.
 pub const FACTS_WRITTEN: &str = "tributary_facts_written_total";
-/// Processor: messages that were stored before and skipped, by `table`.
+/// Processor: rows that were delivered again and skipped, by `table`.
 pub const FACTS_SKIPPED: &str = "tributary_facts_skipped_total";
-/// Processor: messages sent to a dead-letter topic, by `topic`.
+/// Processor: messages, or parts of one, sent to a dead-letter topic, by `topic`.
 pub const DEAD_LETTERS: &str = "tributary_dead_letters_total";
 /// Processor: conversions by `outcome` (an attribution, or duplicate).
 pub const CONVERSIONS: &str = "tributary_conversions_total";

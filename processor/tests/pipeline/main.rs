@@ -5,4 +5,6 @@ mod conversions;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod once;
+#[cfg(test)]
 mod support;

@@ -1,6 +1,7 @@
 //! A tenant of its own for each test, and processors that can be stopped and killed.
 
 use std::net::SocketAddr;
+use std::slice;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -21,13 +22,17 @@ use tributary_processor::{Config, RunError, run};
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Click, Conversion, Topic, Topics};
-use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
+use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId, new_uuid_v7};
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::testing::Isolated;
+use uuid::Uuid;
 
 /// How long anything asynchronous may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Partitions of topic `clicks`.
+pub(crate) const CLICK_PARTITIONS: i32 = 4;
 
 const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
 
@@ -150,8 +155,35 @@ impl World {
         self.publish_keyed(topic, "", payload).await;
     }
 
+    /// A click that is alone in its segment.
     pub(crate) async fn publish_click(&self, click: &Click) {
-        self.publish(Topic::Clicks, &click.encode_to_vec()).await;
+        let clicks = slice::from_ref(click);
+        self.publish_clicks(self.new_segment(), 0, clicks).await;
+    }
+
+    /// One message, keyed so that a segment stays in its partition.
+    pub(crate) async fn publish_clicks(&self, segment: Uuid, first: u32, clicks: &[Click]) {
+        let payload = message(segment, first, clicks);
+        self.publish_keyed(Topic::Clicks, &segment.to_string(), &payload)
+            .await;
+    }
+
+    /// One click, alone in its segment, into each partition. Once they are stored, all that was published
+    /// before them has been read.
+    pub(crate) async fn publish_marks(&self, click: &Click) {
+        for partition in 0..CLICK_PARTITIONS {
+            let payload = message(self.new_segment(), 0, slice::from_ref(click));
+            let topic = self.topics.name(Topic::Clicks);
+            let record = FutureRecord::<(), _>::to(&topic)
+                .payload(&payload)
+                .partition(partition);
+            let delivery = self.producer.send_result(record).unwrap();
+            kafka::acknowledged(delivery).await.unwrap();
+        }
+    }
+
+    pub(crate) fn new_segment(&self) -> Uuid {
+        new_uuid_v7(self.now())
     }
 
     /// Keyed as the redirector keys it: everything about one order is in one partition.
@@ -225,6 +257,16 @@ impl World {
     }
 }
 
+/// What a redirector sends.
+pub(crate) fn message(segment: Uuid, first: u32, clicks: &[Click]) -> Vec<u8> {
+    Clicks {
+        clicks: clicks.to_vec(),
+        segment_id: segment.as_bytes().to_vec(),
+        first_sequence: first,
+    }
+    .encode_to_vec()
+}
+
 /// A running processor.
 pub(crate) struct Processor {
     operations: SocketAddr,
@@ -254,12 +296,6 @@ impl Processor {
     pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
-    }
-
-    /// Waits until it ends by itself; why it did.
-    pub(crate) async fn failure(self) -> RunError {
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
-        ended.expect("it ends in time").unwrap().unwrap_err()
     }
 }
 

@@ -1,12 +1,11 @@
 -- Facts: one row a click, a conversion, a commission. All can be rebuilt from Kafka and PostgreSQL.
 --
--- kafka_partition and kafka_offset say which message a row came from. A row and its offset are
--- written by the same atomic insert, so the highest offset in the table is the truth about what is
--- stored: the processor asks for it before it writes and skips what is there (processor/src/sink.rs).
+-- kafka_partition and kafka_offset say which message a row came from: for people who look for it.
+-- What is stored already is told otherwise (0002_clicks_once.sql, processor/src/sink.rs).
 
 -- Sorted by tenant and time because every question names both. Whoever looks one click up should name
 -- its time as well: the id holds it, but its text does not sort by it. One partition a month: an insert
--- never spans two. The projection answers the processor's question for the highest offset.
+-- never spans two. The projection is dropped by 0002.
 CREATE TABLE IF NOT EXISTS clicks (
     click_id        String CODEC(ZSTD(1)),
     received_at     DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
