@@ -6,11 +6,11 @@ use chrono::{DateTime, Datelike as _, Utc};
 use clickhouse::Row;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use tributary_shared::bots::{BotList, Verdict};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::Click;
 use uuid::Uuid;
 
-use crate::bots::{BotList, Verdict};
 use crate::consume::{Failure, Position, Reader, Stage};
 use crate::retry::Stopped;
 use crate::sink::{Fact, Sink};
