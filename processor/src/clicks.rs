@@ -12,12 +12,12 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use tributary_shared::bots::{BotList, Verdict};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome};
 use tributary_shared::links::is_code;
 use uuid::Uuid;
 
-use crate::bots::{BotList, Verdict};
 use crate::consume::{Position, Stage};
 use crate::dead_letter::{Part, Unreadable};
 use crate::retry::{Stopped, until_done};

@@ -13,7 +13,6 @@
 //! happens when an engine is away.
 
 mod attribute;
-mod bots;
 mod clicks;
 mod config;
 mod consume;
@@ -34,6 +33,7 @@ use rdkafka::error::KafkaError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tributary_shared::bots::BotList;
 use tributary_shared::engines;
 use tributary_shared::events::Topic;
 use tributary_shared::migrations;
@@ -41,7 +41,6 @@ use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use config::Config;
 
-use crate::bots::BotList;
 use crate::clicks::Clicks;
 use crate::consume::{Reader, Stage};
 use crate::conversions::Conversions;

@@ -1,9 +1,10 @@
 //! Vocabulary and contracts that the services share.
 //!
 //! What a thing is called and how it is written down stands here once: ids, the click token, money,
-//! the events on Kafka, a link as the edge reads it, the clock, configuration, telemetry, the
-//! clients of the four engines and the schemas they must have.
+//! the events on Kafka, a link as the edge reads it, who is a bot, the clock, configuration,
+//! telemetry, the clients of the four engines and the schemas they must have.
 
+pub mod bots;
 pub mod click_token;
 pub mod clock;
 pub mod config;

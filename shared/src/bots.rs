@@ -4,7 +4,7 @@
 //! A person taken for a bot costs an affiliate money, so a rule stands here only if no browser or
 //! phone is known to match it; a bot that behaves like a browser is for the fraud signals.
 
-use quick_cache::unsync::Cache;
+use quick_cache::sync::Cache;
 use regex::{Regex, RegexSet, RegexSetBuilder};
 
 /// Agents that are remembered with their verdict.
@@ -33,7 +33,7 @@ const NAME_ONLY: &str = r"^(?:Mozilla|Opera)[/\x20](?:[^(]*|[\d.]+\s*\(compatibl
 
 /// What a click was taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     Person,
     KnownCrawler,
     NamesItself,
@@ -43,7 +43,8 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// The reason code that is stored; empty for a person.
-    pub(crate) fn reason(self) -> &'static str {
+    #[must_use]
+    pub fn reason(self) -> &'static str {
         match self {
             Self::Person => "",
             Self::KnownCrawler => "known_crawler",
@@ -54,8 +55,9 @@ impl Verdict {
     }
 }
 
-/// Judges User-Agents, and remembers what it judged.
-pub(crate) struct BotList {
+/// Judges User-Agents, and remembers what it judged. Threads may share one.
+#[derive(Debug)]
+pub struct BotList {
     crawlers: RegexSet,
     names_itself: Regex,
     browser_mark: Regex,
@@ -68,7 +70,7 @@ impl BotList {
     ///
     /// # Errors
     /// When data/crawlers.txt holds something that is no regular expression.
-    pub(crate) fn new() -> Result<Self, regex::Error> {
+    pub fn new() -> Result<Self, regex::Error> {
         let lines = CRAWLERS
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -84,9 +86,11 @@ impl BotList {
         })
     }
 
-    pub(crate) fn judge(&mut self, user_agent: &str) -> Verdict {
+    /// What sent this User-Agent; empty: none was sent.
+    #[must_use]
+    pub fn judge(&self, user_agent: &str) -> Verdict {
         if let Some(verdict) = self.remembered.get(user_agent) {
-            return *verdict;
+            return verdict;
         }
         let verdict = self.look_up(user_agent);
         self.remembered.insert(user_agent.to_owned(), verdict);
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn agents_are_told_apart() {
-        let mut bots = BotList::new().unwrap();
+        let bots = BotList::new().unwrap();
         let cases = [
             ("", Verdict::NoUserAgent),
             (
@@ -162,7 +166,7 @@ mod tests {
     /// Against labels that were given by reading each agent of a real log.
     #[test]
     fn the_agents_of_a_real_log_are_told_apart() {
-        let mut bots = BotList::new().unwrap();
+        let bots = BotList::new().unwrap();
         let labels = include_str!("../../load-tests/data/agents.tsv");
         let mut differing = Vec::new();
         for line in labels.lines().filter(|line| !line.starts_with('#')) {
