@@ -3,18 +3,26 @@
 //! A request's way through the files: [`server`] accepts the connection and chooses the handler;
 //! `redirect` answers a shopper with the help of `resolve` (which link is this code?),
 //! `client` (who is asking?), `cookies` and `fingerprint`; `record` hands the click to Kafka;
-//! `postback` takes a merchant's conversion; `pages` holds what a person may get to read.
+//! `postback`, `pixel` and `events` take a conversion by the rules of `conversion`, with the help of
+//! `intake`, `cors` and `limits`; `snippet` is the script that calls `events`; `pages` holds what a person may get to read.
 
 mod client;
 mod config;
+mod conversion;
 mod cookies;
+mod cors;
+mod events;
 mod fingerprint;
+mod intake;
+mod limits;
 mod pages;
+mod pixel;
 mod postback;
 mod record;
 mod redirect;
 mod resolve;
 mod server;
+mod snippet;
 
 use std::sync::Arc;
 
@@ -31,9 +39,10 @@ use tributary_shared::telemetry::{self, Readiness, serve_operations};
 pub use config::Config;
 
 use crate::client::TrustedProxies;
+use crate::conversion::ConversionPublisher;
 use crate::cookies::CookieWriter;
 use crate::fingerprint::Fingerprinter;
-use crate::postback::ConversionPublisher;
+use crate::limits::ReportLimits;
 use crate::record::ClickRecorder;
 use crate::resolve::Resolver;
 
@@ -58,6 +67,7 @@ struct Edge {
     fingerprinter: Fingerprinter,
     clicks: ClickRecorder,
     conversions: ConversionPublisher,
+    report_limits: ReportLimits,
     /// Redirects that were answered.
     redirects: Counter,
 }
@@ -87,6 +97,7 @@ pub async fn run(
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),
         clicks: clicks.clone(),
         conversions: ConversionPublisher::new(&config)?,
+        report_limits: ReportLimits::new(config.events_per_second),
         redirects: server::requests("redirect", "302"),
     });
     tokio::spawn(serve_operations(
