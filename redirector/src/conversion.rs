@@ -309,7 +309,8 @@ mod tests {
     fn a_bad_click_id_is_told_apart_from_a_foreign_one_and_from_none() {
         let order = "order_id=A-1&amount=1&currency=USD";
         let foreign = ClickToken::mint(&keys("cd"), LinkId(3), at());
-        let code = |click_id: &str| check(&format!("{order}&click_id={click_id}")).map_err(|r| r.code());
+        let code =
+            |click_id: &str| check(&format!("{order}&click_id={click_id}")).map_err(|r| r.code());
         assert_eq!(code(foreign.as_str()), Err("click_id_foreign"));
         assert_eq!(code("%7Bclick_id%7D"), Err("click_id_malformed"));
         assert_eq!(code("").unwrap().click_id, "");

@@ -48,7 +48,9 @@ pub(crate) fn check(origin: &str, key: &PublishableKey) -> Result<(), Refusal> {
 /// The origin of the page that `Referer` names; none where it names no page of the web.
 pub(crate) fn referring_origin(headers: &HeaderMap) -> Option<String> {
     let page = Uri::try_from(headers.get(REFERER)?.as_bytes()).ok()?;
-    let scheme = page.scheme_str().filter(|s| matches!(*s, "http" | "https"))?;
+    let scheme = page
+        .scheme_str()
+        .filter(|s| matches!(*s, "http" | "https"))?;
     Some(format!("{scheme}://{}", page.authority()?))
 }
 

@@ -31,9 +31,7 @@ const RETRY_NOT_STORED: Duration = Duration::from_secs(5);
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// A body of one of the media `types`; a request that names no type is believed to have sent one.
@@ -78,10 +76,7 @@ fn is_of_type(headers: &HeaderMap, types: &[&str]) -> bool {
 ///
 /// # Errors
 /// When it is nobody's, or can't be looked up at present.
-pub(crate) async fn publishable(
-    edge: &Edge,
-    key: &str,
-) -> Result<Arc<PublishableKey>, Refusal> {
+pub(crate) async fn publishable(edge: &Edge, key: &str) -> Result<Arc<PublishableKey>, Refusal> {
     match edge.resolver.publishable(key).await {
         Resolution::Found(found) => Ok(found),
         Resolution::Unknown => Err(Refusal::KeyUnknown),

@@ -31,7 +31,9 @@ const ERROR: HeaderName = HeaderName::from_static("tributary-error");
 pub(crate) async fn pixel(edge: &Edge, request: &Request<Incoming>) -> Answer {
     let outcome = accept(edge, request).await;
     intake::count(Source::Pixel, &outcome);
-    let status = outcome.as_ref().map_or_else(Refusal::status, |_| StatusCode::OK);
+    let status = outcome
+        .as_ref()
+        .map_or_else(Refusal::status, |_| StatusCode::OK);
     let mut answer = pages::answer(status, "image/gif", Bytes::from_static(GIF));
     cors::embeddable(&mut answer);
     if let Err(refusal) = outcome {
