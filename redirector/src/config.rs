@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::Parser;
@@ -62,6 +63,9 @@ pub struct Config {
     /// Connections served at once; further ones wait in the kernel's queue
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+    /// Conversions a second that browsers may report by one publishable key
+    #[arg(long, env, default_value = "100")]
+    pub events_per_second: NonZeroU32,
     #[command(flatten)]
     pub redis: RedisConfig,
     #[command(flatten)]

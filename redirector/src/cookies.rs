@@ -66,6 +66,11 @@ pub(crate) fn visitor(headers: &HeaderMap) -> Option<Uuid> {
     (read == bytes.len()).then(|| Uuid::from_bytes(bytes))
 }
 
+/// The click token that the browser kept, unverified.
+pub(crate) fn click(headers: &HeaderMap) -> Option<&str> {
+    std::str::from_utf8(find(headers, CLICK)?).ok()
+}
+
 fn find<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     headers
         .get_all(COOKIE)

@@ -3,23 +3,30 @@
 //! A request's way through the files: [`server`] accepts the connection and chooses the handler;
 //! `redirect` answers a shopper with the help of `resolve` (which link is this code?),
 //! `client` (who is asking?), `cookies` and `fingerprint`; `record` writes the click into the
-//! `journal`, which gives it to Kafka; `postback` takes a merchant's conversion; `pages` holds what a
-//! person may get to read.
+//! `journal`, which gives it to Kafka; `postback`, `pixel` and `events` take a conversion by the rules
+//! of `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
+//! `events`; `pages` holds what a person may get to read.
 
 mod client;
 mod config;
+mod conversion;
 mod cookies;
+mod cors;
 #[allow(dead_code, reason = "wired in next")]
 mod country;
 #[allow(dead_code, reason = "wired in next")]
 mod destination;
 #[allow(dead_code, reason = "wired in next")]
 mod device;
+mod events;
 mod fingerprint;
+mod intake;
 mod journal;
 #[allow(dead_code, reason = "wired in next")]
 mod link;
+mod limits;
 mod pages;
+mod pixel;
 mod postback;
 #[allow(dead_code, reason = "wired in next")]
 mod query;
@@ -29,9 +36,10 @@ mod resolve;
 #[allow(dead_code, reason = "wired in next")]
 mod route;
 mod server;
+mod snippet;
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
@@ -49,10 +57,11 @@ pub use config::Config;
 pub use journal::{BadSyncPolicy, JournalError, SyncPolicy};
 
 use crate::client::TrustedProxies;
+use crate::conversion::ConversionPublisher;
 use crate::cookies::CookieWriter;
 use crate::fingerprint::Fingerprinter;
 use crate::journal::{Journal, Stream};
-use crate::postback::ConversionPublisher;
+use crate::limits::ReportLimits;
 use crate::resolve::Resolver;
 
 /// How long Kafka may take over what is left in the journal at the end; the rest stays there.
@@ -82,6 +91,7 @@ struct Edge {
     cookies: CookieWriter,
     fingerprinter: Fingerprinter,
     conversions: ConversionPublisher,
+    report_limits: ReportLimits,
 }
 
 /// Serves until `shutdown`, then answers what is in flight and gives Kafka what is in the journal.
@@ -108,7 +118,8 @@ pub async fn run(
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         cookies: CookieWriter::new(config.cookie_secure),
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),
-        conversions: ConversionPublisher::new(Mutex::new(journal.lane(Stream::Conversions))),
+        conversions: ConversionPublisher::new(journal.lane(Stream::Conversions)),
+        report_limits: ReportLimits::new(config.events_per_second),
     });
     tokio::spawn(serve_operations(
         operations,

@@ -20,7 +20,9 @@ use quick_cache::sync::Cache;
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands as _, RedisError};
 use tributary_shared::ids::{LinkId, TenantId};
-use tributary_shared::links::{EdgeKeys, Link, is_code, is_complete};
+use tributary_shared::links::{
+    EdgeKeys, Link, PublishableKey, is_code, is_complete, is_publishable_key,
+};
 use tributary_shared::names;
 use tributary_shared::secrets::token_hash;
 use tributary_shared::telemetry::Readiness;
@@ -34,6 +36,8 @@ const UNKNOWN_TTL: Duration = Duration::from_millis(500);
 const MAX_UNKNOWN: usize = 10_000;
 /// Postback tokens that are remembered.
 const MAX_TOKENS: usize = 10_000;
+/// Publishable keys that are remembered.
+const MAX_PUBLISHABLE: usize = 10_000;
 /// How long Redis is left alone after a failure.
 const BACK_OFF: Duration = Duration::from_millis(250);
 
@@ -81,6 +85,7 @@ pub(crate) struct Resolver {
     ttl: Duration,
     links: Cache<String, Remembered<Arc<ActiveLink>>>,
     tokens: Cache<String, Remembered<TenantId>>,
+    publishable: Cache<String, Remembered<Arc<PublishableKey>>>,
     unknown: Cache<String, Instant>,
     started: Instant,
     /// Milliseconds after `started` until which Redis is left alone.
@@ -106,6 +111,7 @@ impl Resolver {
             ttl: config.link_cache_ttl(),
             links: Cache::new(config.link_cache_entries as usize),
             tokens: Cache::new(MAX_TOKENS),
+            publishable: Cache::new(MAX_PUBLISHABLE),
             unknown: Cache::new(MAX_UNKNOWN),
             started: Instant::now(),
             back_off_until_ms: AtomicU64::new(0),
@@ -130,6 +136,16 @@ impl Resolver {
     pub(crate) async fn tenant_of(&self, token: &str) -> Resolution<TenantId> {
         let key = self.keys.postback(&token_hash(token));
         self.recall(&self.tokens, &key, self.load_tenant(&key))
+            .await
+    }
+
+    /// Whose publishable key this is, and where it may be used.
+    pub(crate) async fn publishable(&self, key: &str) -> Resolution<Arc<PublishableKey>> {
+        if !is_publishable_key(key) {
+            return Resolution::Unknown;
+        }
+        let key = self.keys.publishable(key);
+        self.recall(&self.publishable, &key, self.load_publishable(&key))
             .await
     }
 
@@ -231,6 +247,21 @@ impl Resolver {
             );
             Miss::Unknown
         })
+    }
+
+    async fn load_publishable(&self, key: &str) -> Result<Arc<PublishableKey>, Miss> {
+        let stored: Vec<u8> = self.get(key).await?;
+        PublishableKey::decode(stored.as_slice())
+            .ok()
+            .filter(|found| TenantId::from_wire(found.tenant_id).is_some())
+            .map(Arc::new)
+            .ok_or_else(|| {
+                tracing::error!(
+                    key,
+                    "Redis holds an unreadable publishable key; run `admin-api sync`"
+                );
+                Miss::Unknown
+            })
     }
 
     async fn get<V: redis::FromRedisValue>(&self, key: &str) -> Result<V, Miss> {

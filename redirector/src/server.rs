@@ -30,7 +30,7 @@ use tributary_shared::events::Click;
 use tributary_shared::names;
 
 use crate::journal::Lane;
-use crate::{Edge, pages, postback, redirect};
+use crate::{Edge, cors, events, pages, pixel, postback, redirect, snippet};
 
 /// Bytes of request line and headers; more is answered with 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -185,6 +185,25 @@ async fn answer(worker: &Worker, request: Request<Incoming>, peer: IpAddr) -> An
             _ => pages::method_not_allowed("GET, POST"),
         };
         ("postback", answer)
+    } else if path == "/pixel.gif" {
+        let answer = match *request.method() {
+            Method::GET => pixel::pixel(&worker.edge, &request).await,
+            _ => pages::method_not_allowed("GET"),
+        };
+        ("pixel", answer)
+    } else if path == "/v1/events" {
+        let answer = match *request.method() {
+            Method::POST => events::events(&worker.edge, request).await,
+            Method::OPTIONS => cors::preflight(&worker.edge, &request).await,
+            _ => pages::method_not_allowed("POST, OPTIONS"),
+        };
+        ("events", answer)
+    } else if path == "/t.js" {
+        let answer = match *request.method() {
+            Method::GET | Method::HEAD => snippet::snippet(request.headers()),
+            _ => pages::method_not_allowed("GET, HEAD"),
+        };
+        ("snippet", answer)
     } else {
         ("other", pages::not_found())
     };
@@ -204,11 +223,15 @@ pub(crate) fn requests(kind: &'static str, status: &'static str) -> Counter {
 fn label(status: u16) -> &'static str {
     match status {
         200 => "200",
+        204 => "204",
         302 => "302",
+        304 => "304",
         400 => "400",
         401 => "401",
+        403 => "403",
         404 => "404",
         405 => "405",
+        429 => "429",
         503 => "503",
         _ => "other",
     }

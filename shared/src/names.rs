@@ -1,6 +1,6 @@
 //! Every metric's name, in one place, with what it counts.
 
-/// Redirector: requests by `kind` (redirect, postback, other) and `status`.
+/// Redirector: requests by `kind` (redirect, postback, pixel, events, snippet, other) and `status`.
 pub const HTTP_REQUESTS: &str = "tributary_http_requests_total";
 /// Redirector: clicks that were written to the journal.
 pub const CLICKS_ACCEPTED: &str = "tributary_clicks_accepted_total";
@@ -18,8 +18,11 @@ pub const JOURNAL_DISK_BYTES: &str = "tributary_journal_disk_bytes";
 pub const JOURNAL_WAITING_BYTES: &str = "tributary_journal_waiting_bytes";
 /// Redirector: look-ups of a code by `outcome` (hit, miss, stale, unavailable).
 pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
-/// Redirector: postbacks by `outcome` (accepted, or the error's code).
-pub const POSTBACKS: &str = "tributary_postbacks_total";
+/// Redirector: conversions reported, by `source` (postback, pixel, event) and `outcome` (accepted, or
+/// the error's code).
+pub const CONVERSIONS_REPORTED: &str = "tributary_conversions_reported_total";
+/// Redirector: click cookies that carried no token of ours and were taken for none.
+pub const CLICK_COOKIES_IGNORED: &str = "tributary_click_cookies_ignored_total";
 /// Redirector: open connections.
 pub const CONNECTIONS: &str = "tributary_connections";
 /// Processor: rows written to ClickHouse by `table`.

@@ -1,24 +1,8 @@
 //! Merchants' side of the edge, over real sockets, Redis and Kafka.
 
-use crate::support::{Edge, TENANT, TOKEN, keys};
-use reqwest::Response;
-use serde_json::Value;
-use tributary_shared::click_token::ClickToken;
-use tributary_shared::clock::Clock;
-use tributary_shared::events::{Conversion, Topic};
-use tributary_shared::ids::{LinkId, conversion_id};
-
-async fn json(answer: Response) -> (u16, Value) {
-    let status = answer.status().as_u16();
-    (
-        status,
-        serde_json::from_str(&answer.text().await.unwrap()).unwrap(),
-    )
-}
-
-fn click_id() -> String {
-    ClickToken::mint(&keys(), LinkId(3), Clock::system().now()).to_string()
-}
+use crate::support::{Edge, TENANT, TOKEN, click_id, forged_click_id, json};
+use tributary_shared::events::{Conversion, Source, Topic};
+use tributary_shared::ids::conversion_id;
 
 #[tokio::test]
 async fn a_conversion_is_taken_by_get_and_post() {
@@ -57,6 +41,7 @@ async fn a_conversion_is_taken_by_get_and_post() {
             ("49.90", "USD")
         );
         assert_eq!(event.click_id, click_id);
+        assert_eq!(event.source(), Source::Postback);
     }
 }
 
@@ -80,8 +65,7 @@ async fn a_conversion_without_a_click_is_taken() {
 #[tokio::test]
 async fn a_bad_postback_says_why_and_leaves_nothing_behind() {
     let edge = Edge::start().await;
-    let mut forged = click_id();
-    forged.replace_range(40..41, if &forged[40..41] == "A" { "B" } else { "A" });
+    let forged = forged_click_id();
     let token = format!("token={TOKEN}");
     let money = "amount=1&currency=USD";
     let cases = [

@@ -10,16 +10,19 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use redis::AsyncCommands as _;
 use reqwest::{Client, RequestBuilder, Response, redirect};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tributary_redirector::{Config, RunError, run};
+use tributary_shared::click_token::ClickToken;
+use tributary_shared::clock::Clock;
 use tributary_shared::engines;
 use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
-use tributary_shared::ids::TenantId;
-use tributary_shared::links::{EdgeKeys, Link};
-use tributary_shared::secrets::{KeyRing, token_hash};
+use tributary_shared::ids::{LinkId, TenantId};
+use tributary_shared::links::{EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey};
+use tributary_shared::secrets::{KeyRing, new_token, token_hash};
 use tributary_shared::testing::Isolated;
 
 /// How long anything asynchronous may take before a test fails.
@@ -181,6 +184,27 @@ impl Edge {
         let () = self.redis().await.set(key, TENANT.0).await.unwrap();
     }
 
+    /// A new publishable key for pages of `origins`.
+    pub(crate) async fn publishable_key(&self, origins: &[&str]) -> String {
+        let key = new_token(PUBLISHABLE_PREFIX);
+        self.write_publishable(&key, origins).await;
+        key
+    }
+
+    pub(crate) async fn write_publishable(&self, key: &str, origins: &[&str]) {
+        let value = PublishableKey {
+            tenant_id: TENANT.to_wire(),
+            origins: origins.iter().map(|o| (*o).to_owned()).collect(),
+        };
+        let name = EdgeKeys::new(&self.place.redis.redis_prefix).publishable(key);
+        let () = self
+            .redis()
+            .await
+            .set(name, value.encode_to_vec())
+            .await
+            .unwrap();
+    }
+
     /// The first `count` events on a topic; fails when there are more or fewer.
     pub(crate) async fn events<M: Event>(&self, topic: Topic, count: usize) -> Vec<M> {
         events(&self.place, topic, count).await
@@ -254,6 +278,25 @@ fn read<M: Event>(brokers: &str, topic: &str, count: usize) -> Vec<M> {
         }
     }
     events
+}
+
+/// A click of the link `demo`.
+pub(crate) fn click_id() -> String {
+    ClickToken::mint(&keys(), LinkId(3), Clock::system().now()).to_string()
+}
+
+/// What has the form of a click id, and was not issued here.
+pub(crate) fn forged_click_id() -> String {
+    let mut forged = click_id();
+    forged.replace_range(40..41, if &forged[40..41] == "A" { "B" } else { "A" });
+    forged
+}
+
+/// An answer's status and its JSON.
+pub(crate) async fn json(answer: Response) -> (u16, Value) {
+    let status = answer.status().as_u16();
+    let body = answer.text().await.unwrap();
+    (status, serde_json::from_str(&body).unwrap())
 }
 
 /// A header's values.
