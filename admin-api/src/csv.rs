@@ -1,5 +1,5 @@
 //! A list as CSV: one column a field, nested fields as `rule.percent`, several amounts of money as
-//! `12.50 USD; 3.00 EUR`.
+//! `12.50 USD; 3.00 EUR`, and lists of anything larger as JSON.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -56,6 +56,9 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => harmless(text),
+        Value::Array(values) if values.iter().any(|v| v.is_object() && !is_money(v)) => {
+            value.to_string()
+        }
         Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join("; "),
         Value::Object(fields) => {
             let part = |name| fields.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -83,13 +86,13 @@ mod tests {
     #[test]
     fn fields_become_columns() {
         let items = [
-            json!({"id": 1, "rule": {"id": 2, "percent": "10"}, "revenue": [{"amount": "1.00", "currency": "USD"}, {"amount": "5", "currency": "JPY"}], "x": null}),
-            json!({"id": 2, "rule": {"id": 2, "percent": "-3"}, "revenue": [], "x": "=1+1,\"y\""}),
+            json!({"id": 1, "rule": {"id": 2, "percent": "10"}, "split": [{"to": "a", "weight": 1}], "revenue": [{"amount": "1.00", "currency": "USD"}, {"amount": "5", "currency": "JPY"}], "x": null}),
+            json!({"id": 2, "rule": {"id": 2, "percent": "-3"}, "split": [], "revenue": [], "x": "=1+1,\"y\""}),
         ];
         let text = String::from_utf8(write(&items).unwrap()).unwrap();
         assert_eq!(
             text,
-            "id,rule.id,rule.percent,revenue,x\n1,2,10,1.00 USD; 5 JPY,\n2,2,-3,,\"'=1+1,\"\"y\"\"\"\n"
+            "id,rule.id,rule.percent,split,revenue,x\n1,2,10,\"[{\"\"to\"\":\"\"a\"\",\"\"weight\"\":1}]\",1.00 USD; 5 JPY,\n2,2,-3,,,\"'=1+1,\"\"y\"\"\"\n"
         );
     }
 }

@@ -6,6 +6,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 
 use crate::error::{FieldError, Problem};
@@ -82,6 +83,16 @@ fn field_name(path: &str, message: &str) -> String {
         (path, Some(name)) if !path.ends_with(name) => format!("{path}.{name}"),
         (path, _) => path.to_owned(),
     }
+}
+
+/// Reads a field of a PATCH that null clears (with `default` beside it): none when it was left out,
+/// some when it was given, null or not.
+pub(crate) fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// A query string that was understood.
@@ -195,7 +206,6 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -204,6 +214,20 @@ mod tests {
         name: String,
         #[expect(dead_code)]
         count: i64,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Change {
+        #[serde(default, deserialize_with = "given")]
+        cap: Option<Option<i64>>,
+    }
+
+    #[test]
+    fn null_is_not_the_same_as_nothing() {
+        let cap = |body: &str| parse::<Change>(body.as_bytes()).unwrap().cap;
+        assert_eq!(cap("{}"), None);
+        assert_eq!(cap(r#"{"cap":null}"#), Some(None));
+        assert_eq!(cap(r#"{"cap":5}"#), Some(Some(5)));
     }
 
     fn refused(body: &str) -> String {

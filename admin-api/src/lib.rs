@@ -8,6 +8,7 @@
 //! | `auth` | who asks, and for which tenant |
 //! | `extract`, `validate`, `error` | requests in, problems out |
 //! | `idempotency` | a POST that is sent twice creates once |
+//! | `routing` | where a link's clicks go besides its destination |
 //! | `pages`, `csv`, `amounts` | lists, tables and money as they are written |
 //! | `period`, `analytics` | questions to ClickHouse |
 //! | [`edge_index`] | PostgreSQL → Redis |
@@ -27,6 +28,7 @@ mod pages;
 mod passwords;
 mod period;
 mod routes;
+mod routing;
 mod server;
 mod state;
 mod validate;
@@ -92,10 +94,14 @@ async fn migrate(engines: &Engines) -> Result<(), Error> {
 }
 
 async fn sync(engines: &Engines) -> Result<(), Error> {
-    let index = EdgeIndex::new(&engines.redis).map_err(Error::RedisUrl)?;
+    let index = edge_index(engines, Clock::system())?;
     let report = edge_index::sync(&command_pool(engines)?, &index).await?;
     println!("{report}");
     Ok(())
+}
+
+fn edge_index(engines: &Engines, clock: Clock) -> Result<EdgeIndex, Error> {
+    EdgeIndex::new(&engines.redis, &engines.clickhouse, clock).map_err(Error::RedisUrl)
 }
 
 fn command_pool(engines: &Engines) -> Result<PgPool, Error> {
@@ -138,7 +144,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     telemetry::metrics(); // before the first count
     let app = App::new(&config, Clock::system()).map_err(Error::DatabaseUrl)?;
-    let index = EdgeIndex::new(&config.engines.redis).map_err(Error::RedisUrl)?;
+    let index = edge_index(&config.engines, app.clock.clone())?;
     let readiness = Readiness::waiting_for(&[SCHEMAS, READINESS_PART]);
     let router = server::with_limits(routes::all(), app.clone());
     tokio::join!(

@@ -1,11 +1,13 @@
 //! What the fields of a request may hold. Every mistake is collected, so that a caller hears of all
 //! of them at once. PostgreSQL holds the same bounds as constraints; these say what is wrong.
 
+use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
-use tributary_shared::links::{MAX_CODE_CHARS, is_code};
+use tributary_shared::links::{MAX_CODE_CHARS, is_code, is_host};
 use tributary_shared::money::Currency;
-use tributary_shared::template::Template;
+use tributary_shared::template::{MAX_DESTINATION_BYTES, Template};
+use url::Url;
 
 use crate::error::{FieldError, Problem};
 
@@ -21,6 +23,15 @@ pub(crate) const PASSWORD_CHARS: (usize, usize) = (10, 256);
 pub(crate) const MAX_PERIOD_SECONDS: i64 = 31_622_400;
 /// Decimal places of a percentage.
 pub(crate) const PERCENT_DIGITS: u32 = 4;
+/// Most clicks that a cap may let through.
+pub(crate) const MAX_CLICK_CAP: i64 = 1_000_000_000_000;
+/// Most hosts that a program's overrides may lead to.
+pub(crate) const MAX_OVERRIDE_HOSTS: usize = 50;
+/// Most origins of a publishable key, and the longest, in characters.
+pub(crate) const MAX_ORIGINS: usize = 50;
+pub(crate) const MAX_ORIGIN_CHARS: usize = 300;
+/// Years that a moment may lie in. The edge takes second 0 of 1970 for "none".
+const YEARS: std::ops::RangeInclusive<i32> = 1971..=9999;
 
 /// The mistakes found so far.
 #[derive(Debug, Default)]
@@ -29,7 +40,8 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    fn wrong(&mut self, field: &str, message: impl Into<String>) {
+    /// Notes that `field` can't be taken as it is.
+    pub(crate) fn wrong(&mut self, field: &str, message: impl Into<String>) {
         self.errors.push(FieldError {
             field: field.to_owned(),
             message: message.into(),
@@ -137,11 +149,82 @@ impl Checks {
         }
     }
 
+    /// A URL that is followed as it stands.
+    pub(crate) fn url(&mut self, field: &str, value: &str) {
+        if value.contains(['{', '}']) || Template::parse(value).is_err() {
+            self.wrong(
+                field,
+                format!("must be an absolute http or https URL without macros and without a login, of at most {MAX_DESTINATION_BYTES} visible ASCII characters"),
+            );
+        }
+    }
+
+    pub(crate) fn host(&mut self, field: &str, value: &str) {
+        if !is_host(value) {
+            self.wrong(
+                field,
+                "must be a host name without port, in lower case (punycode for other scripts), such as go.shop.example",
+            );
+        }
+    }
+
+    /// Hosts that a click's own `?url=` may lead to.
+    pub(crate) fn override_hosts(&mut self, field: &str, hosts: &[String]) {
+        if hosts.len() > MAX_OVERRIDE_HOSTS {
+            self.wrong(field, format!("must be at most {MAX_OVERRIDE_HOSTS} hosts"));
+        }
+        let wrong = |host: &String| !is_host(host.strip_prefix("*.").unwrap_or(host));
+        if let Some(number) = hosts.iter().position(wrong) {
+            self.wrong(
+                &format!("{field}[{number}]"),
+                "must be a host name in lower case such as shop.example, or *.shop.example for its subdomains",
+            );
+        }
+    }
+
+    /// Origins as a browser names them in the header `Origin`.
+    pub(crate) fn origins(&mut self, field: &str, origins: &[String]) {
+        if !(1..=MAX_ORIGINS).contains(&origins.len()) {
+            self.wrong(field, format!("must be 1 to {MAX_ORIGINS} origins"));
+        }
+        if let Some(number) = origins.iter().position(|origin| !is_origin(origin)) {
+            self.wrong(
+                &format!("{field}[{number}]"),
+                "must be an origin as a browser names it, such as https://shop.example or http://localhost:3000: \
+                 http or https, a host in lower case, a port only where it is not the usual one, no path",
+            );
+        }
+    }
+
+    pub(crate) fn click_cap(&mut self, field: &str, value: i64) {
+        if !(1..=MAX_CLICK_CAP).contains(&value) {
+            self.wrong(field, format!("must be 1 to {MAX_CLICK_CAP} clicks"));
+        }
+    }
+
+    /// A moment that PostgreSQL and the edge can hold.
+    pub(crate) fn moment(&mut self, field: &str, value: DateTime<Utc>) {
+        if !YEARS.contains(&value.year()) {
+            self.wrong(
+                field,
+                format!("must be in the years {} to {}", YEARS.start(), YEARS.end()),
+            );
+        }
+    }
+
     pub(crate) fn time_zone(&mut self, field: &str, value: &str) {
         if value.parse::<Tz>().is_err() {
             self.wrong(field, "must be an IANA time zone such as Europe/Berlin");
         }
     }
+}
+
+/// Whether browsers would send exactly this.
+fn is_origin(text: &str) -> bool {
+    text.len() <= MAX_ORIGIN_CHARS
+        && Url::parse(text).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
+        })
 }
 
 fn percent(text: &str) -> Option<Decimal> {
@@ -248,6 +331,87 @@ mod tests {
         assert!(passes(|c| c.time_zone("time_zone", "America/St_Johns")));
         assert!(!passes(|c| c.time_zone("time_zone", "Mars/Olympus")));
         assert!(!passes(|c| c.password("password", "123456789")));
+    }
+
+    #[test]
+    fn origins_are_what_a_browser_sends() {
+        for good in [
+            "https://shop.example",
+            "http://localhost:3000",
+            "http://127.0.0.1:8080",
+            "https://xn--bcher-kva.example",
+        ] {
+            assert!(is_origin(good), "{good:?}");
+        }
+        for bad in [
+            "",
+            "*",
+            "null",
+            "shop.example",
+            "https://shop.example/",
+            "https://shop.example/path",
+            "https://shop.example:443",
+            "https://Shop.example",
+            "https://u@shop.example",
+            "https://bücher.example",
+            "ftp://shop.example",
+            "file:///etc",
+            "https://shop.example?x",
+            &format!("https://{}.example", "a".repeat(300)),
+        ] {
+            assert!(!is_origin(bad), "{bad:?}");
+        }
+        let one = |origin: &str| vec![origin.to_owned()];
+        assert!(passes(|c| c.origins("origins", &one("https://a.example"))));
+        assert!(!passes(|c| c.origins("origins", &[])));
+        assert!(!passes(
+            |c| c.origins("origins", &vec!["https://a.example".to_owned(); 51])
+        ));
+    }
+
+    #[test]
+    fn hosts_urls_caps_and_moments_are_checked() {
+        let hosts = |hosts: &[&str]| hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>();
+        assert!(passes(|c| c.override_hosts(
+            "h",
+            &hosts(&["shop.example", "*.shop.example"])
+        )));
+        for bad in [
+            "*",
+            "*.com",
+            "*.*.example",
+            "a.*.example",
+            "shop.example:80",
+            "Shop.example",
+            "https://shop.example",
+        ] {
+            assert!(!passes(|c| c.override_hosts("h", &hosts(&[bad]))), "{bad}");
+        }
+        assert!(!passes(
+            |c| c.override_hosts("h", &hosts(&["a.example"; 51]))
+        ));
+        assert!(passes(|c| c.host("host", "go.shop.example")));
+        assert!(!passes(|c| c.host("host", "shop")));
+        assert!(passes(
+            |c| c.url("fallback_url", "https://shop.example/gone?x=1")
+        ));
+        for bad in [
+            "",
+            "/gone",
+            "javascript:x",
+            "https://shop.example/{click_id}",
+            "https://u:p@shop.example/",
+        ] {
+            assert!(!passes(|c| c.url("fallback_url", bad)), "{bad}");
+        }
+        assert!(passes(|c| c.click_cap("click_cap", 1)));
+        assert!(!passes(|c| c.click_cap("click_cap", 0)));
+        assert!(!passes(|c| c.click_cap("click_cap", MAX_CLICK_CAP + 1)));
+        assert!(passes(
+            |c| c.moment("expires_at", "2026-01-01T00:00:00Z".parse().unwrap())
+        ));
+        assert!(!passes(|c| c.moment("expires_at", DateTime::<Utc>::MAX_UTC)));
+        assert!(!passes(|c| c.moment("expires_at", DateTime::UNIX_EPOCH)));
     }
 
     #[test]

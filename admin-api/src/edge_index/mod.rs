@@ -1,4 +1,5 @@
-//! The edge index: what Redis holds of PostgreSQL's links and postback tokens.
+//! The edge index: what Redis holds of PostgreSQL's links, domains, postback tokens and publishable
+//! keys.
 //!
 //! One [`Writer`] at a time changes the index, and a slower one can never bring back what a later
 //! one changed. Three things together see to that:
@@ -9,27 +10,34 @@
 //!    that first compares the claim. A write that was sent before, and arrives late, is refused.
 //! 3. A row of `edge_outbox` names what changed, not to what. It is deleted only after Redis has
 //!    answered, by the ids that were read *before* the state was. A change that commits in between
-//!    has a row of its own, which is still there.
+//!    has a row of its own, which is still there. The row of a program or a tenant stands for all its
+//!    links; it stays until the last of them was written.
 //!
 //! The claim's key is also the sign that the index is complete: after a FLUSHALL it is missing, and
 //! while a rebuild is under way, or was cut off, it says so. Either way the relay writes everything
-//! again.
+//! again. The live counters of click caps, which the edges write, are no part of the index: a writer
+//! only sets those that are missing (`counters`).
 
+mod counters;
 mod relay;
+mod rows;
 mod sync;
 
 use std::time::Duration;
 
-use prost::Message as _;
+use clickhouse::Client;
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands as _, RedisError};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
-use tributary_shared::config::RedisConfig;
+use tributary_shared::clock::Clock;
+use tributary_shared::config::{ClickHouseConfig, RedisConfig};
 use tributary_shared::engines;
-use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
-use tributary_shared::links::{EdgeKeys, Link, REBUILDING, is_complete};
+use tributary_shared::ids::{LinkId, ProgramId, TenantId};
+use tributary_shared::links::{EdgeKeys, REBUILDING, is_complete};
 use tributary_shared::names;
+
+use rows::PartOf;
 
 pub use relay::{READINESS_PART, Relay};
 pub use sync::SyncReport;
@@ -40,7 +48,7 @@ const WRITER_LOCK: i64 = 0x6564_6765_696e_6478;
 const LOCK_POLL: Duration = Duration::from_millis(50);
 /// How long Redis may take over one command.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Links or tokens that are read and written at once. A script over a thousand keys holds Redis up
+/// Links, tokens and the like that are read and written at once. A script over a thousand keys holds Redis up
 /// for about a millisecond.
 const BATCH: i64 = 500;
 
@@ -82,6 +90,9 @@ pub enum EdgeError {
 pub struct EdgeIndex {
     redis: ConnectionManager,
     keys: EdgeKeys,
+    /// What lost counters are counted from.
+    facts: Client,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for EdgeIndex {
@@ -97,10 +108,16 @@ impl EdgeIndex {
     ///
     /// # Errors
     /// When the address can't be read.
-    pub fn new(config: &RedisConfig) -> Result<Self, RedisError> {
+    pub fn new(
+        redis: &RedisConfig,
+        facts: &ClickHouseConfig,
+        clock: Clock,
+    ) -> Result<Self, RedisError> {
         Ok(Self {
-            redis: engines::redis::connect(config, REDIS_TIMEOUT)?,
-            keys: EdgeKeys::new(&config.redis_prefix),
+            redis: engines::redis::connect(redis, REDIS_TIMEOUT)?,
+            keys: EdgeKeys::new(&redis.redis_prefix),
+            facts: counters::facts(facts),
+            clock,
         })
     }
 }
@@ -110,7 +127,11 @@ struct Writer<'a> {
     postgres: &'a mut PgConnection,
     redis: ConnectionManager,
     keys: &'a EdgeKeys,
+    facts: &'a Client,
+    clock: &'a Clock,
     claim: String,
+    /// The program or tenant whose links are being published.
+    whole: Option<Whole>,
 }
 
 /// A key and what it should hold; nothing: it should not be there.
@@ -203,7 +224,10 @@ impl EdgeIndex {
             postgres,
             redis: self.redis.clone(),
             keys: &self.keys,
+            facts: &self.facts,
+            clock: &self.clock,
             claim,
+            whole: None,
         }
     }
 }
@@ -252,71 +276,117 @@ impl Writer<'_> {
         u64::try_from(changed).map_err(|_| EdgeError::Superseded)
     }
 
-    /// Publishes every change that waits in the outbox. Returns how many rows it held.
-    async fn publish_changes(&mut self) -> Result<u64, EdgeError> {
+    /// Publishes every change that waits in the outbox.
+    async fn publish_changes(&mut self) -> Result<(), EdgeError> {
+        // One page of a program's or tenant's links at a time: a single change never waits for more.
+        while self.publish_singles().await? + self.publish_page().await? > 0 {}
+        Ok(())
+    }
+
+    /// Publishes the waiting changes of single things. Returns how many rows they had.
+    async fn publish_singles(&mut self) -> Result<u64, EdgeError> {
         let mut published = 0;
         loop {
-            let rows: Vec<(i64, String, i64)> =
-                sqlx::query_as("SELECT id, kind, entity_id FROM edge_outbox ORDER BY id LIMIT $1")
-                    .bind(BATCH)
-                    .fetch_all(&mut *self.postgres)
-                    .await?;
+            let rows: Vec<OutboxRow> = sqlx::query_as(
+                "SELECT id, kind, COALESCE(entity_id, 0) AS entity_id, COALESCE(host, '') AS host FROM edge_outbox
+                 WHERE kind NOT IN ('program', 'tenant') ORDER BY id LIMIT $1",
+            )
+            .bind(BATCH)
+            .fetch_all(&mut *self.postgres)
+            .await?;
             if rows.is_empty() {
                 return Ok(published);
             }
-            let entities = |kind: &str| -> Vec<i64> {
-                rows.iter()
-                    .filter(|(_, k, _)| k == kind)
-                    .map(|(_, _, id)| *id)
-                    .collect()
-            };
+            let of = |kind: &'static str| rows.iter().filter(move |row| row.kind == kind);
+            let ids = |kind| of(kind).map(|row| row.entity_id).collect::<Vec<i64>>();
+            let hosts: Vec<&str> = of("domain").map(|row| row.host.as_str()).collect();
             // The state is read after the rows: see the module's third point.
-            let mut changes = self.links(&entities("link")).await?;
-            changes.extend(self.tokens(&entities("postback_token")).await?);
+            let (postgres, keys) = (&mut *self.postgres, self.keys);
+            let mut changes = rows::links(postgres, keys, &ids("link")).await?;
+            changes.extend(rows::tokens(postgres, keys, &ids("postback_token")).await?);
+            changes.extend(rows::publishable(postgres, keys, &ids("publishable_key")).await?);
+            changes.extend(rows::domains(postgres, keys, &hosts).await?);
             self.write(&changes).await?;
-            let ids: Vec<i64> = rows.iter().map(|(id, _, _)| *id).collect();
-            sqlx::query("DELETE FROM edge_outbox WHERE id = ANY($1)")
-                .bind(&ids)
-                .execute(&mut *self.postgres)
-                .await?;
-            let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
-            metrics::counter!(names::EDGE_CHANGES_PUBLISHED).increment(count);
-            tracing::debug!(count, "edge index: changes published");
-            published += count;
+            let done: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            published += self.forget(&done).await?;
         }
     }
 
-    /// What the index should hold of these links.
-    async fn links(&mut self, ids: &[i64]) -> Result<Vec<Change>, EdgeError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
+    /// Publishes the next page of the links of a program or tenant that changed. Returns how many
+    /// links and rows that were; none when nothing of the kind waits.
+    async fn publish_page(&mut self) -> Result<u64, EdgeError> {
+        let mut whole = match self.whole.take() {
+            Some(begun) => begun,
+            None => match self.next_whole().await? {
+                Some(next) => next,
+                None => return Ok(0),
+            },
+        };
+        let links = rows::page(self.postgres, whole.part_of, whole.after, BATCH).await?;
+        let changes: Vec<Change> = links
+            .iter()
+            .flat_map(|link| link.changes(self.keys))
+            .collect();
+        self.write(&changes).await?;
+        match links.last() {
+            Some(last) => {
+                whole.after = last.id.0;
+                self.whole = Some(whole);
+                Ok(1)
+            }
+            None => self.forget(&whole.rows).await,
         }
-        let rows: Vec<LinkRow> = sqlx::query_as(
-            "SELECT l.id, l.tenant_id, l.program_id, l.affiliate_id, l.code, l.destination, l.active,
-                    p.window_seconds
-             FROM links l JOIN programs p ON p.tenant_id = l.tenant_id AND p.id = l.program_id
-             WHERE l.id = ANY($1)",
-        )
-        .bind(ids)
-        .fetch_all(&mut *self.postgres)
-        .await?;
-        Ok(rows.iter().flat_map(|row| row.changes(self.keys)).collect())
     }
 
-    /// What the index should hold of these postback tokens.
-    async fn tokens(&mut self, ids: &[i64]) -> Result<Vec<Change>, EdgeError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows: Vec<TokenRow> = sqlx::query_as(
-            "SELECT id, tenant_id, sha256, revoked_at IS NULL AS active FROM postback_tokens
-             WHERE id = ANY($1)",
+    /// The program or tenant that has waited longest. Changes of it that come from now on have rows
+    /// of their own.
+    async fn next_whole(&mut self) -> Result<Option<Whole>, EdgeError> {
+        let next: Option<(String, i64, Vec<i64>)> = sqlx::query_as(
+            "SELECT kind, entity_id, array_agg(id) FROM edge_outbox WHERE kind IN ('program', 'tenant')
+             GROUP BY kind, entity_id ORDER BY min(id) LIMIT 1",
         )
-        .bind(ids)
-        .fetch_all(&mut *self.postgres)
+        .fetch_optional(&mut *self.postgres)
         .await?;
-        Ok(rows.iter().map(|row| row.change(self.keys)).collect())
+        Ok(next.map(|(kind, id, rows)| Whole {
+            rows,
+            part_of: if kind == "program" {
+                PartOf::Program(id)
+            } else {
+                PartOf::Tenant(id)
+            },
+            after: 0,
+        }))
     }
+
+    /// Deletes outbox rows that Redis has answered for. Returns their number.
+    async fn forget(&mut self, rows: &[i64]) -> Result<u64, EdgeError> {
+        sqlx::query("DELETE FROM edge_outbox WHERE id = ANY($1)")
+            .bind(rows)
+            .execute(&mut *self.postgres)
+            .await?;
+        let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+        metrics::counter!(names::EDGE_CHANGES_PUBLISHED).increment(count);
+        tracing::debug!(count, "edge index: changes published");
+        Ok(count)
+    }
+}
+
+/// A row of the outbox that names a single thing.
+#[derive(sqlx::FromRow)]
+struct OutboxRow {
+    id: i64,
+    kind: String,
+    entity_id: i64,
+    host: String,
+}
+
+/// A program or tenant whose links are being published.
+struct Whole {
+    /// The outbox's rows that say so, read before the first of its links.
+    rows: Vec<i64>,
+    part_of: PartOf,
+    /// Links up to this id are published.
+    after: i64,
 }
 
 /// Notes, in the transaction that changes it, that a link's key must be written again.
@@ -338,6 +408,60 @@ pub async fn postback_token_changed(
     note(transaction, "postback_token", id).await
 }
 
+/// Notes, in the transaction that changes it, that a publishable key must be written again.
+///
+/// # Errors
+/// When PostgreSQL is away or refuses.
+pub async fn publishable_key_changed(
+    transaction: &mut PgConnection,
+    id: i64,
+) -> Result<(), sqlx::Error> {
+    note(transaction, "publishable_key", id).await
+}
+
+/// Notes, in the transaction that adds or deletes it, that a host must be written again.
+///
+/// # Errors
+/// When PostgreSQL is away or refuses.
+pub async fn domain_changed(transaction: &mut PgConnection, host: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO edge_outbox (kind, host) VALUES ('domain', $1)")
+        .bind(host)
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
+
+/// Notes, in the transaction that changes it, that all links of a program must be written again.
+///
+/// # Errors
+/// When PostgreSQL is away or refuses.
+pub async fn program_changed(
+    transaction: &mut PgConnection,
+    program: ProgramId,
+) -> Result<(), sqlx::Error> {
+    note(transaction, "program", program.0).await
+}
+
+/// Notes, in the transaction that changes it, that all links and domains of a tenant must be written
+/// again.
+///
+/// # Errors
+/// When PostgreSQL is away or refuses.
+pub async fn tenant_changed(
+    transaction: &mut PgConnection,
+    tenant: TenantId,
+) -> Result<(), sqlx::Error> {
+    note(transaction, "tenant", tenant.0).await?;
+    // They are few. One that is added at the same moment has a row of its own.
+    sqlx::query(
+        "INSERT INTO edge_outbox (kind, host) SELECT 'domain', host FROM domains WHERE tenant_id = $1",
+    )
+    .bind(tenant)
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
 async fn note(transaction: &mut PgConnection, kind: &str, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO edge_outbox (kind, entity_id) VALUES ($1, $2)")
         .bind(kind)
@@ -345,61 +469,6 @@ async fn note(transaction: &mut PgConnection, kind: &str, id: i64) -> Result<(),
         .execute(transaction)
         .await?;
     Ok(())
-}
-
-#[derive(sqlx::FromRow)]
-struct LinkRow {
-    id: LinkId,
-    tenant_id: TenantId,
-    program_id: ProgramId,
-    affiliate_id: AffiliateId,
-    code: String,
-    destination: String,
-    active: bool,
-    window_seconds: i64,
-}
-
-impl LinkRow {
-    fn changes(&self, keys: &EdgeKeys) -> [Change; 2] {
-        let code = keys.code(&self.code);
-        let link = keys.link(self.tenant_id, &self.code);
-        if !self.active {
-            return [Change::remove(code), Change::remove(link)];
-        }
-        let value = Link {
-            link_id: self.id.to_wire(),
-            tenant_id: self.tenant_id.to_wire(),
-            program_id: self.program_id.to_wire(),
-            affiliate_id: self.affiliate_id.to_wire(),
-            destination: self.destination.clone(),
-            window_seconds: u64::try_from(self.window_seconds).unwrap_or(0),
-            ..Link::default()
-        };
-        // The link first: a reader that finds the code finds the link as well.
-        [
-            Change::put(link, value.encode_to_vec()),
-            Change::put(code, self.tenant_id.to_string()),
-        ]
-    }
-}
-
-#[derive(sqlx::FromRow)]
-struct TokenRow {
-    id: i64,
-    tenant_id: TenantId,
-    sha256: Vec<u8>,
-    active: bool,
-}
-
-impl TokenRow {
-    fn change(&self, keys: &EdgeKeys) -> Change {
-        let key = keys.postback(&self.sha256);
-        if self.active {
-            Change::put(key, self.tenant_id.to_string())
-        } else {
-            Change::remove(key)
-        }
-    }
 }
 
 /// Writes the whole index from PostgreSQL, beside a running relay.

@@ -1,29 +1,34 @@
-//! The whole index from PostgreSQL: every link and token is written, then every key that should not
-//! be there is removed. It goes page by page, so a million links are never held at once, and readers
-//! are served meanwhile. Changes that come in on the way are published between the pages.
+//! The whole index from PostgreSQL: everything is written, then every key that should not be there is
+//! removed. It goes page by page, so a million links are never held at once, and readers are served
+//! meanwhile. Changes of single things that come in on the way are published between the pages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use tributary_shared::ids::TenantId;
-use tributary_shared::links::is_code;
+use tributary_shared::links::{is_code, is_host, is_publishable_key};
 use tributary_shared::names;
 
-use super::{BATCH, Change, EdgeError, LinkRow, TokenRow, Writer};
+use super::rows::{self, Capped, PartOf};
+use super::{BATCH, Change, EdgeError, Writer};
 
 /// Keys that Redis looks at in one step of a scan.
 const SCAN_COUNT: usize = 1000;
 
 /// What a rebuild did.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SyncReport {
-    /// Active links and tokens that the index holds now.
+    /// What the index holds now: active links, tokens and keys, and domains.
     pub links: u64,
     pub tokens: u64,
+    pub publishable_keys: u64,
+    pub domains: u64,
     /// Keys that were missing or different, and keys that should not have been there.
     pub written: u64,
     pub removed: u64,
+    /// Lost counters of click caps that are there again; none when ClickHouse could not be asked.
+    pub counters: Option<u64>,
     pub took: Duration,
 }
 
@@ -31,9 +36,20 @@ impl fmt::Display for SyncReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "edge index: {} links and {} postback tokens; {} keys written, {} removed, in {:.1?}",
-            self.links, self.tokens, self.written, self.removed, self.took
-        )
+            "edge index: {} links, {} postback tokens, {} publishable keys and {} domains; \
+             {} keys written, {} removed, ",
+            self.links,
+            self.tokens,
+            self.publishable_keys,
+            self.domains,
+            self.written,
+            self.removed
+        )?;
+        match self.counters {
+            Some(counters) => write!(f, "{counters} click counters restored")?,
+            None => f.write_str("click counters NOT restored: ClickHouse could not be asked")?,
+        }
+        write!(f, ", in {:.1?}", self.took)
     }
 }
 
@@ -42,6 +58,8 @@ enum Named<'a> {
     Code(&'a str),
     Link(&'a str, &'a str),
     Postback(&'a str),
+    Publishable(&'a str),
+    Domain(&'a str),
 }
 
 /// What `key`, without the prefix, is the key of; none when it is not the index's.
@@ -52,6 +70,12 @@ fn named(key: &str) -> Option<Named<'_>> {
     if let Some(hash) = key.strip_prefix("postback:") {
         return Some(Named::Postback(hash));
     }
+    if let Some(key) = key.strip_prefix("publishable:") {
+        return Some(Named::Publishable(key));
+    }
+    if let Some(host) = key.strip_prefix("domain:") {
+        return Some(Named::Domain(host));
+    }
     let (tenant, code) = key.strip_prefix("t:")?.split_once(":link:")?;
     Some(Named::Link(tenant, code))
 }
@@ -60,64 +84,64 @@ impl Writer<'_> {
     /// Makes the index what PostgreSQL says.
     pub(super) async fn rebuild(&mut self) -> Result<SyncReport, EdgeError> {
         let started = Instant::now();
-        let (links, links_written) = self.rebuild_links().await?;
-        let (tokens, tokens_written) = self.rebuild_tokens().await?;
-        let removed = self.remove_strangers().await?;
+        let mut report = SyncReport::default();
+        self.rebuild_keys(&mut report).await?;
+        self.rebuild_links(&mut report, Capped::No).await?;
+        // A capped link is not served before its counter is there; the others don't wait for that.
+        report.counters = self.restore_counters().await?;
+        self.rebuild_links(&mut report, Capped::Yes).await?;
+        report.removed = self.remove_strangers().await?;
         self.complete().await?;
         metrics::counter!(names::EDGE_SYNCS).increment(1);
-        Ok(SyncReport {
-            links,
-            tokens,
-            written: links_written + tokens_written,
-            removed,
-            took: started.elapsed(),
-        })
+        report.took = started.elapsed();
+        Ok(report)
     }
 
-    async fn rebuild_links(&mut self) -> Result<(u64, u64), EdgeError> {
-        let (mut links, mut written, mut after) = (0, 0, 0_i64);
+    async fn rebuild_links(
+        &mut self,
+        report: &mut SyncReport,
+        capped: Capped,
+    ) -> Result<(), EdgeError> {
+        let mut after = 0;
         loop {
-            let rows: Vec<LinkRow> = sqlx::query_as(
-                "SELECT l.id, l.tenant_id, l.program_id, l.affiliate_id, l.code, l.destination, l.active,
-                        p.window_seconds
-                 FROM links l JOIN programs p ON p.tenant_id = l.tenant_id AND p.id = l.program_id
-                 WHERE l.id > $1 ORDER BY l.id LIMIT $2",
-            )
-            .bind(after)
-            .bind(BATCH)
-            .fetch_all(&mut *self.postgres)
-            .await?;
+            let rows = rows::page(self.postgres, PartOf::All(capped), after, BATCH).await?;
             let Some(last) = rows.last() else {
-                return Ok((links, written));
+                return Ok(());
             };
             after = last.id.0;
             let changes: Vec<Change> = rows.iter().flat_map(|row| row.changes(self.keys)).collect();
-            written += self.write(&changes).await?;
-            links += rows.iter().map(|row| u64::from(row.active)).sum::<u64>();
-            self.publish_changes().await?;
+            report.written += self.write(&changes).await?;
+            report.links += rows.iter().map(|row| u64::from(row.active)).sum::<u64>();
+            self.publish_singles().await?;
         }
     }
 
-    async fn rebuild_tokens(&mut self) -> Result<(u64, u64), EdgeError> {
-        let (mut tokens, mut written, mut after) = (0, 0, 0_i64);
-        loop {
-            let rows: Vec<TokenRow> = sqlx::query_as(
-                "SELECT id, tenant_id, sha256, revoked_at IS NULL AS active FROM postback_tokens
-                 WHERE id > $1 ORDER BY id LIMIT $2",
-            )
-            .bind(after)
-            .bind(BATCH)
-            .fetch_all(&mut *self.postgres)
-            .await?;
-            let Some(last) = rows.last() else {
-                return Ok((tokens, written));
-            };
-            after = last.id;
-            let changes: Vec<Change> = rows.iter().map(|row| row.change(self.keys)).collect();
-            written += self.write(&changes).await?;
-            tokens += rows.iter().map(|row| u64::from(row.active)).sum::<u64>();
-            self.publish_changes().await?;
+    /// Postback tokens, publishable keys and domains.
+    async fn rebuild_keys(&mut self, report: &mut SyncReport) -> Result<(), EdgeError> {
+        let mut after = 0;
+        while let Some(page) = rows::token_page(self.postgres, self.keys, after, BATCH).await? {
+            after = page.last;
+            report.tokens += page.held();
+            report.written += self.write(&page.changes).await?;
+            self.publish_singles().await?;
         }
+        after = 0;
+        while let Some(page) =
+            rows::publishable_page(self.postgres, self.keys, after, BATCH).await?
+        {
+            after = page.last;
+            report.publishable_keys += page.held();
+            report.written += self.write(&page.changes).await?;
+            self.publish_singles().await?;
+        }
+        after = 0;
+        while let Some(page) = rows::domain_page(self.postgres, self.keys, after, BATCH).await? {
+            after = page.last;
+            report.domains += page.held();
+            report.written += self.write(&page.changes).await?;
+            self.publish_singles().await?;
+        }
+        Ok(())
     }
 
     /// Removes keys of the index that PostgreSQL knows nothing of. Other keys are left alone.
@@ -138,7 +162,7 @@ impl Writer<'_> {
                 .collect();
             let strangers = self.strangers(&keys).await?;
             removed += self.write(&strangers).await?;
-            self.publish_changes().await?;
+            self.publish_singles().await?;
             cursor = next;
             if cursor == 0 {
                 return Ok(removed);
@@ -168,6 +192,20 @@ impl Writer<'_> {
                 _ => None,
             })
             .collect();
+        let keys: Vec<&str> = found
+            .iter()
+            .filter_map(|(_, named)| match named {
+                Named::Publishable(key) if is_publishable_key(key) => Some(*key),
+                _ => None,
+            })
+            .collect();
+        let hosts: Vec<&str> = found
+            .iter()
+            .filter_map(|(_, named)| match named {
+                Named::Domain(host) if is_host(host) => Some(*host),
+                _ => None,
+            })
+            .collect();
         let owners: HashMap<String, TenantId> =
             sqlx::query_as("SELECT code, tenant_id FROM links WHERE code = ANY($1) AND active")
                 .bind(&codes)
@@ -175,18 +213,37 @@ impl Writer<'_> {
                 .await?
                 .into_iter()
                 .collect();
-        let tokens: Vec<String> = sqlx::query_scalar(
+        let tokens: HashSet<String> = sqlx::query_scalar(
             "SELECT encode(sha256, 'hex') FROM postback_tokens
              WHERE sha256 IN (SELECT decode(h, 'hex') FROM unnest($1::text[]) AS h WHERE length(h) = 64)
                AND revoked_at IS NULL",
         )
         .bind(&hashes)
         .fetch_all(&mut *self.postgres)
-        .await?;
+        .await?
+        .into_iter()
+        .collect();
+        let keys: HashSet<String> = sqlx::query_scalar(
+            "SELECT key FROM publishable_keys WHERE key = ANY($1) AND revoked_at IS NULL",
+        )
+        .bind(&keys)
+        .fetch_all(&mut *self.postgres)
+        .await?
+        .into_iter()
+        .collect();
+        let hosts: HashSet<String> =
+            sqlx::query_scalar("SELECT host FROM domains WHERE host = ANY($1)")
+                .bind(&hosts)
+                .fetch_all(&mut *self.postgres)
+                .await?
+                .into_iter()
+                .collect();
         let strangers = found.into_iter().filter(|(_, named)| match named {
             Named::Code(code) => !owners.contains_key(*code),
             Named::Link(tenant, code) => owners.get(*code).is_none_or(|o| o.to_string() != *tenant),
-            Named::Postback(hash) => !tokens.iter().any(|known| known == hash),
+            Named::Postback(hash) => !tokens.contains(*hash),
+            Named::Publishable(key) => !keys.contains(*key),
+            Named::Domain(host) => !hosts.contains(*host),
         });
         Ok(strangers
             .map(|(key, _)| Change::remove(key.clone()))
@@ -206,7 +263,21 @@ mod tests {
             Some(Named::Link("7", "demo"))
         ));
         assert!(matches!(named("postback:ab"), Some(Named::Postback("ab"))));
-        for other in ["index:writer", "t:7:cap:demo", "cap:3", ""] {
+        assert!(matches!(
+            named("domain:go.shop.example"),
+            Some(Named::Domain("go.shop.example"))
+        ));
+        assert!(matches!(
+            named("publishable:trk_pub_x"),
+            Some(Named::Publishable("trk_pub_x"))
+        ));
+        for other in [
+            "index:writer",
+            "t:7:cap:demo",
+            "cap:3:total",
+            "cap:3:20260101",
+            "",
+        ] {
             assert!(named(other).is_none(), "{other}");
         }
     }

@@ -1,12 +1,12 @@
 //! Tracking links. The redirector knows a link by its key in Redis, so each change of one goes
 //! through the outbox.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,9 +14,10 @@ use super::{IdempotencyHeader, TenantHeader};
 use crate::auth::Scoped;
 use crate::edge_index;
 use crate::error::{FieldError, Problem};
-use crate::extract::{Body, Format, Id, IdempotencyKey, Query};
+use crate::extract::{Body, Format, Id, IdempotencyKey, Query, given};
 use crate::idempotency::{Begun, Creation};
 use crate::pages::{AfterId, Asked, Page};
+use crate::routing::Routing;
 use crate::state::App;
 use crate::validate::Checks;
 
@@ -26,8 +27,33 @@ const CODE_ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi
 /// How often another code is drawn when one is taken.
 const CODE_DRAWS: u32 = 5;
 
+/// Selects or returns what a [`Row`] holds.
+macro_rules! columns {
+    () => {
+        "id, code, program_id, affiliate_id, destination, routing, pass_query, expires_at, click_cap, \
+         click_cap_period, fallback_url, active, created_at"
+    };
+}
+
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "code": "summer", "program_id": 1, "affiliate_id": 1,
+    "destination": "https://shop.example/?click_id={click_id}",
+    "routing": {
+        "variants": [
+            {"destination": "https://shop.example/a?click_id={click_id}", "weight": 70},
+            {"destination": "https://shop.example/b?click_id={click_id}", "weight": 30}
+        ],
+        "routes": [{
+            "countries": ["DE", "AT"], "devices": ["mobile"], "languages": ["de"],
+            "schedule": {"time_zone": "Europe/Berlin", "days": ["saturday", "sunday"], "from_minute": 540, "to_minute": 1080},
+            "variants": [{"destination": "https://shop.example/de?click_id={click_id}"}]
+        }]
+    },
+    "pass_query": true, "expires_at": "2027-01-01T00:00:00Z",
+    "click_cap": 10000, "click_cap_period": "day", "fallback_url": "https://shop.example/over"
+}))]
 pub(crate) struct NewLink {
     /// What stands in the link's address: 1 to 64 of A-Z, a-z, 0-9, _ and -; unique over all
     /// tenants. Drawn at random when left out.
@@ -38,14 +64,64 @@ pub(crate) struct NewLink {
     /// Where a click leads, with macros such as {click_id}.
     #[schema(examples("https://shop.example/?click_id={click_id}"))]
     destination: String,
+    /// A split and conditions, in place of the destination.
+    #[serde(default)]
+    routing: Routing,
+    /// Whether the parameters of the click's address are added to the destination's.
+    #[serde(default)]
+    pass_query: bool,
+    /// From when on clicks lead to the fallback; null: never.
+    expires_at: Option<DateTime<Utc>>,
+    /// How many clicks are sent to the destination at most, from now on; the others lead to the
+    /// fallback. Null: no cap.
+    #[schema(examples(10_000))]
+    click_cap: Option<i64>,
+    #[serde(default)]
+    #[schema(default = "total")]
+    click_cap_period: CapPeriod,
+    /// Where clicks lead when the link has expired or its cap is reached; null: to the tenant's
+    /// fallback, and without one they get 404.
+    #[schema(examples("https://shop.example/over"))]
+    fallback_url: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"active": true, "click_cap": 500, "click_cap_period": "total", "expires_at": null}))]
 pub(crate) struct LinkChange {
     destination: Option<String>,
     /// An inactive link is answered like an unknown one.
     active: Option<bool>,
+    /// Replaces the whole routing; null takes it away.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Routing>)]
+    routing: Option<Option<Routing>>,
+    pass_query: Option<bool>,
+    /// Null: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    expires_at: Option<Option<DateTime<Utc>>>,
+    /// Null: no cap. A cap counts from when the link first had one.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i64>)]
+    click_cap: Option<Option<i64>>,
+    click_cap_period: Option<CapPeriod>,
+    /// Null: the tenant's.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    fallback_url: Option<Option<String>>,
+}
+
+/// What a click cap is counted over: everything, or each day of UTC.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type,
+)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub(crate) enum CapPeriod {
+    #[default]
+    Total,
+    Day,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -61,6 +137,12 @@ pub(crate) struct Link {
     #[schema(value_type = i64)]
     affiliate_id: AffiliateId,
     destination: String,
+    routing: Routing,
+    pass_query: bool,
+    expires_at: Option<DateTime<Utc>>,
+    click_cap: Option<i64>,
+    click_cap_period: CapPeriod,
+    fallback_url: Option<String>,
     active: bool,
     created_at: DateTime<Utc>,
 }
@@ -72,8 +154,44 @@ struct Row {
     program_id: ProgramId,
     affiliate_id: AffiliateId,
     destination: String,
+    routing: Json<Routing>,
+    pass_query: bool,
+    expires_at: Option<DateTime<Utc>>,
+    click_cap: Option<i64>,
+    click_cap_period: CapPeriod,
+    fallback_url: Option<String>,
     active: bool,
     created_at: DateTime<Utc>,
+}
+
+impl Row {
+    /// Makes `change`; what it does not give stays.
+    fn apply(&mut self, change: LinkChange) {
+        if let Some(destination) = change.destination {
+            self.destination = destination;
+        }
+        if let Some(active) = change.active {
+            self.active = active;
+        }
+        if let Some(routing) = change.routing {
+            self.routing = Json(routing.unwrap_or_default());
+        }
+        if let Some(pass_query) = change.pass_query {
+            self.pass_query = pass_query;
+        }
+        if let Some(expires_at) = change.expires_at {
+            self.expires_at = expires_at;
+        }
+        if let Some(click_cap) = change.click_cap {
+            self.click_cap = click_cap;
+        }
+        if let Some(period) = change.click_cap_period {
+            self.click_cap_period = period;
+        }
+        if let Some(fallback_url) = change.fallback_url {
+            self.fallback_url = fallback_url;
+        }
+    }
 }
 
 impl Link {
@@ -85,6 +203,12 @@ impl Link {
             program_id: row.program_id,
             affiliate_id: row.affiliate_id,
             destination: row.destination,
+            routing: row.routing.0,
+            pass_query: row.pass_query,
+            expires_at: row.expires_at,
+            click_cap: row.click_cap,
+            click_cap_period: row.click_cap_period,
+            fallback_url: row.fallback_url,
             active: row.active,
             created_at: row.created_at,
         }
@@ -127,6 +251,13 @@ pub(crate) async fn create(
         checks.code("code", code);
     }
     checks.destination("destination", &new.destination);
+    new.routing.check(&mut checks, "routing");
+    check_limits(
+        &mut checks,
+        new.expires_at,
+        new.click_cap,
+        new.fallback_url.as_deref(),
+    );
     checks.finish()?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
@@ -146,6 +277,23 @@ pub(crate) async fn create(
     creation.finish(&Link::new(&app, row), &[]).await
 }
 
+fn check_limits(
+    checks: &mut Checks,
+    expires_at: Option<DateTime<Utc>>,
+    click_cap: Option<i64>,
+    fallback_url: Option<&str>,
+) {
+    if let Some(moment) = expires_at {
+        checks.moment("expires_at", moment);
+    }
+    if let Some(cap) = click_cap {
+        checks.click_cap("click_cap", cap);
+    }
+    if let Some(url) = fallback_url {
+        checks.url("fallback_url", url);
+    }
+}
+
 async fn insert(
     connection: &mut PgConnection,
     app: &App,
@@ -153,17 +301,25 @@ async fn insert(
     code: &str,
     new: &NewLink,
 ) -> Result<Option<Row>, sqlx::Error> {
-    sqlx::query_as(
-        "INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (code) DO NOTHING
-         RETURNING id, code, program_id, affiliate_id, destination, active, created_at",
-    )
+    sqlx::query_as(concat!(
+        "INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination, created_at, updated_at,
+                            routing, pass_query, expires_at, click_cap, click_cap_period, fallback_url, capped_since)
+         VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11, $12, CASE WHEN $10 IS NOT NULL THEN $6 END)
+         ON CONFLICT (code) DO NOTHING RETURNING ",
+        columns!()
+    ))
     .bind(tenant)
     .bind(new.program_id)
     .bind(new.affiliate_id)
     .bind(code)
     .bind(&new.destination)
     .bind(app.clock.now())
+    .bind(Json(&new.routing))
+    .bind(new.pass_query)
+    .bind(new.expires_at)
+    .bind(new.click_cap)
+    .bind(new.click_cap_period)
+    .bind(&new.fallback_url)
     .fetch_optional(connection)
     .await
 }
@@ -218,14 +374,16 @@ pub(crate) async fn list(
     format: Format,
 ) -> Result<Response, Problem> {
     let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, code, program_id, affiliate_id, destination, active, created_at FROM links
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM links
          WHERE tenant_id = $1 AND id > $2
            AND ($3::bigint IS NULL OR affiliate_id = $3)
            AND ($4::bigint IS NULL OR program_id = $4)
            AND ($5::text IS NULL OR code = $5)
-         ORDER BY id LIMIT $6",
-    )
+         ORDER BY id LIMIT $6"
+    ))
     .bind(at.tenant)
     .bind(asked.after.map_or(0, |after| after.0))
     .bind(filter.affiliate_id)
@@ -246,22 +404,24 @@ pub(crate) async fn read(
     State(app): State<App>,
     at: Scoped,
     id: Id,
-) -> Result<Json<Link>, Problem> {
-    let row: Row = sqlx::query_as(
-        "SELECT id, code, program_id, affiliate_id, destination, active, created_at FROM links
-         WHERE tenant_id = $1 AND id = $2",
-    )
+) -> Result<axum::Json<Link>, Problem> {
+    let row: Row = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM links WHERE tenant_id = $1 AND id = $2"
+    ))
     .bind(at.tenant)
     .bind(id.0)
     .fetch_optional(&app.postgres)
     .await?
     .ok_or_else(|| Problem::not_found("link"))?;
-    Ok(Json(Link::new(&app, row)))
+    Ok(axum::Json(Link::new(&app, row)))
 }
 
 /// Change a link
 ///
-/// What is left out stays as it is. The redirector follows within a second or so.
+/// What is left out stays as it is; null takes away what can be without. The redirector follows within
+/// a second or so.
 #[utoipa::path(patch, path = "/v1/links/{id}", tag = "Links", request_body = LinkChange, params(TenantHeader, ("id" = i64, Path)),
     responses((status = 200, body = Link), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn change(
@@ -269,30 +429,57 @@ pub(crate) async fn change(
     at: Scoped,
     id: Id,
     body: Body<LinkChange>,
-) -> Result<Json<Link>, Problem> {
+) -> Result<axum::Json<Link>, Problem> {
     let change = body.value;
     let mut checks = Checks::default();
     if let Some(destination) = &change.destination {
         checks.destination("destination", destination);
     }
+    if let Some(Some(routing)) = &change.routing {
+        routing.check(&mut checks, "routing");
+    }
+    check_limits(
+        &mut checks,
+        change.expires_at.flatten(),
+        change.click_cap.flatten(),
+        change.fallback_url.as_ref().and_then(Option::as_deref),
+    );
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
-    let row: Row = sqlx::query_as(
-        "UPDATE links SET destination = COALESCE($3, destination), active = COALESCE($4, active), updated_at = $5
-         WHERE tenant_id = $1 AND id = $2
-         RETURNING id, code, program_id, affiliate_id, destination, active, created_at",
-    )
+    // Locked, so that a change of other fields at the same time is not undone.
+    let mut row: Row = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM links WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE"
+    ))
     .bind(at.tenant)
     .bind(id.0)
-    .bind(&change.destination)
-    .bind(change.active)
-    .bind(app.clock.now())
     .fetch_optional(&mut *transaction)
     .await?
     .ok_or_else(|| Problem::not_found("link"))?;
+    row.apply(change);
+    sqlx::query(
+        "UPDATE links SET destination = $3, active = $4, routing = $5, pass_query = $6, expires_at = $7,
+                click_cap = $8, click_cap_period = $9, fallback_url = $10, updated_at = $11,
+                capped_since = COALESCE(capped_since, CASE WHEN $8 IS NOT NULL THEN $11 END)
+         WHERE tenant_id = $1 AND id = $2",
+    )
+    .bind(at.tenant)
+    .bind(id.0)
+    .bind(&row.destination)
+    .bind(row.active)
+    .bind(&row.routing)
+    .bind(row.pass_query)
+    .bind(row.expires_at)
+    .bind(row.click_cap)
+    .bind(row.click_cap_period)
+    .bind(&row.fallback_url)
+    .bind(app.clock.now())
+    .execute(&mut *transaction)
+    .await?;
     edge_index::link_changed(&mut transaction, row.id).await?;
     transaction.commit().await?;
-    Ok(Json(Link::new(&app, row)))
+    Ok(axum::Json(Link::new(&app, row)))
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ pub(crate) mod analytics;
 pub(crate) mod api_keys;
 pub(crate) mod commissions;
 pub(crate) mod conversions;
+pub(crate) mod domains;
 pub(crate) mod home;
 pub(crate) mod links;
 pub(crate) mod postback_tokens;
 pub(crate) mod programs;
+pub(crate) mod publishable_keys;
 pub(crate) mod sessions;
 pub(crate) mod tenants;
 pub(crate) mod users;
@@ -65,6 +67,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Programs", description = "What affiliates earn"),
         (name = "Affiliates", description = "Partners, and what they are owed"),
         (name = "Links", description = "Tracking links"),
+        (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
         (name = "Money", description = "Conversions and the commissions they earned"),
         (name = "Analytics", description = "What happened, by day and by link"),
     ),
@@ -92,6 +95,7 @@ impl Modify for Bearer {
 fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(tenants::create, tenants::list))
+        .routes(routes!(tenants::read, tenants::change))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(postback_tokens::create, postback_tokens::list))
@@ -99,12 +103,16 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(users::create, users::list))
         .routes(routes!(sessions::create, sessions::end))
         .routes(routes!(programs::create, programs::list))
-        .routes(routes!(programs::read))
+        .routes(routes!(programs::read, programs::change))
         .routes(routes!(affiliates::create, affiliates::list))
         .routes(routes!(affiliates::read))
         .routes(routes!(affiliates::balance))
         .routes(routes!(links::create, links::list))
         .routes(routes!(links::read, links::change))
+        .routes(routes!(domains::create, domains::list))
+        .routes(routes!(domains::delete))
+        .routes(routes!(publishable_keys::create, publishable_keys::list))
+        .routes(routes!(publishable_keys::change, publishable_keys::revoke))
         .routes(routes!(conversions::list))
         .routes(routes!(commissions::list))
         .routes(routes!(analytics::by_day))

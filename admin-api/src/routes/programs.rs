@@ -6,12 +6,14 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use tributary_shared::ids::ProgramId;
+use sqlx::PgConnection;
+use tributary_shared::ids::{ProgramId, TenantId};
 use utoipa::ToSchema;
 
 use super::{IdempotencyHeader, TenantHeader};
 use crate::amounts;
 use crate::auth::Scoped;
+use crate::edge_index;
 use crate::error::Problem;
 use crate::extract::{Body, Format, Id, IdempotencyKey, Query};
 use crate::idempotency::{Begun, Creation};
@@ -36,6 +38,23 @@ pub(crate) struct NewProgram {
     /// How long a commission stays pending: up to 366 days.
     #[schema(examples(1_209_600))]
     hold_seconds: i64,
+    /// Hosts that a click's own `?url=` may lead to, such as shop.example, or *.shop.example for its
+    /// subdomains; 50 at most. Without any, `?url=` is ignored.
+    #[serde(default)]
+    #[schema(examples(json!(["shop.example", "*.shop.example"])))]
+    override_hosts: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"window_seconds": 2_592_000, "override_hosts": ["shop.example", "*.shop.example"]}))]
+pub(crate) struct ProgramChange {
+    name: Option<String>,
+    /// For clicks and orders that come from now on.
+    window_seconds: Option<i64>,
+    hold_seconds: Option<i64>,
+    /// Replaces the whole list.
+    override_hosts: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,6 +68,7 @@ pub(crate) struct Program {
     commission_percent: String,
     window_seconds: i64,
     hold_seconds: i64,
+    override_hosts: Vec<String>,
     created_at: DateTime<Utc>,
 }
 
@@ -59,6 +79,7 @@ struct Row {
     currency: String,
     window_seconds: i64,
     hold_seconds: i64,
+    override_hosts: Vec<String>,
     created_at: DateTime<Utc>,
     percent: Decimal,
 }
@@ -72,6 +93,7 @@ impl From<Row> for Program {
             commission_percent: amounts::percent(row.percent),
             window_seconds: row.window_seconds,
             hold_seconds: row.hold_seconds,
+            override_hosts: row.override_hosts,
             created_at: row.created_at,
         }
     }
@@ -93,15 +115,16 @@ pub(crate) async fn create(
     let percent = checks.percent("commission_percent", &new.commission_percent);
     checks.seconds("window_seconds", new.window_seconds, 1);
     checks.seconds("hold_seconds", new.hold_seconds, 0);
+    checks.override_hosts("override_hosts", &new.override_hosts);
     checks.finish()?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
         Begun::Now(creation) => creation,
     };
     let row: Row = sqlx::query_as(
-        "INSERT INTO programs (tenant_id, name, currency, window_seconds, hold_seconds, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         RETURNING id, name, currency, window_seconds, hold_seconds, created_at, $7::numeric AS percent",
+        "INSERT INTO programs (tenant_id, name, currency, window_seconds, hold_seconds, created_at, override_hosts)
+         VALUES ($1, $2, $3, $4, $5, $6, $8)
+         RETURNING id, name, currency, window_seconds, hold_seconds, override_hosts, created_at, $7::numeric AS percent",
     )
     .bind(at.tenant)
     .bind(&name)
@@ -110,6 +133,7 @@ pub(crate) async fn create(
     .bind(new.hold_seconds)
     .bind(app.clock.now())
     .bind(percent)
+    .bind(&new.override_hosts)
     .fetch_one(creation.connection())
     .await?;
     sqlx::query(
@@ -136,7 +160,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let asked = Asked::<AfterId>::new(query.limit, query.cursor.as_deref())?;
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.created_at, r.percent
+        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at, r.percent
          FROM programs p JOIN LATERAL (
              SELECT percent FROM commission_rules WHERE program_id = p.id ORDER BY version DESC LIMIT 1
          ) r ON true
@@ -160,15 +184,66 @@ pub(crate) async fn read(
     at: Scoped,
     id: Id,
 ) -> Result<Json<Program>, Problem> {
-    let row: Row = sqlx::query_as(
-        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.created_at, r.percent
+    let row = find(&mut *app.postgres.acquire().await?, at.tenant, id.0).await?;
+    Ok(Json(row.into()))
+}
+
+async fn find(connection: &mut PgConnection, tenant: TenantId, id: i64) -> Result<Row, Problem> {
+    sqlx::query_as(
+        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at, r.percent
          FROM programs p JOIN commission_rules r ON r.tenant_id = p.tenant_id AND r.program_id = p.id
          WHERE p.tenant_id = $1 AND p.id = $2 ORDER BY r.version DESC LIMIT 1",
     )
+    .bind(tenant)
+    .bind(id)
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(|| Problem::not_found("program"))
+}
+
+/// Change a program
+///
+/// What is left out stays as it is. The redirector follows with all the program's links: a moment
+/// later for a thousand of them, within a minute for a million.
+#[utoipa::path(patch, path = "/v1/programs/{id}", tag = "Programs", request_body = ProgramChange, params(TenantHeader, ("id" = i64, Path)),
+    responses((status = 200, body = Program), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn change(
+    State(app): State<App>,
+    at: Scoped,
+    id: Id,
+    body: Body<ProgramChange>,
+) -> Result<Json<Program>, Problem> {
+    let change = body.value;
+    let mut checks = Checks::default();
+    let name = change.name.map(|name| checks.name("name", &name));
+    if let Some(window) = change.window_seconds {
+        checks.seconds("window_seconds", window, 1);
+    }
+    if let Some(hold) = change.hold_seconds {
+        checks.seconds("hold_seconds", hold, 0);
+    }
+    if let Some(hosts) = &change.override_hosts {
+        checks.override_hosts("override_hosts", hosts);
+    }
+    checks.finish()?;
+    let mut transaction = app.postgres.begin().await?;
+    sqlx::query(
+        "UPDATE programs SET name = COALESCE($3, name), window_seconds = COALESCE($4, window_seconds),
+                hold_seconds = COALESCE($5, hold_seconds), override_hosts = COALESCE($6, override_hosts)
+         WHERE tenant_id = $1 AND id = $2",
+    )
     .bind(at.tenant)
     .bind(id.0)
-    .fetch_optional(&app.postgres)
-    .await?
-    .ok_or_else(|| Problem::not_found("program"))?;
+    .bind(&name)
+    .bind(change.window_seconds)
+    .bind(change.hold_seconds)
+    .bind(&change.override_hosts)
+    .execute(&mut *transaction)
+    .await?;
+    let row = find(&mut transaction, at.tenant, id.0).await?;
+    if change.window_seconds.is_some() || change.override_hosts.is_some() {
+        edge_index::program_changed(&mut transaction, row.id).await?;
+    }
+    transaction.commit().await?;
     Ok(Json(row.into()))
 }

@@ -1,5 +1,6 @@
-//! Tenants: a merchant's workspace. Made by the platform owner.
+//! Tenants: a merchant's workspace. Made by the platform owner, settled by its own admins.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -7,14 +8,22 @@ use serde::{Deserialize, Serialize};
 use tributary_shared::ids::TenantId;
 use utoipa::{IntoParams, ToSchema};
 
-use super::IdempotencyHeader;
-use crate::auth::Owner;
+use super::{IdempotencyHeader, TenantHeader};
+use crate::auth::{Owner, Scoped};
+use crate::edge_index;
 use crate::error::Problem;
-use crate::extract::{Body, Format, IdempotencyKey, Query};
+use crate::extract::{Body, Format, IdempotencyKey, Query, given};
 use crate::idempotency::{Begun, Creation};
 use crate::pages::{AfterId, Asked, Page};
 use crate::state::App;
 use crate::validate::Checks;
+
+/// Selects or returns a [`Tenant`].
+macro_rules! columns {
+    () => {
+        "id, slug, name, time_zone, fallback_url, cookie_domain, created_at"
+    };
+}
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +50,31 @@ pub(crate) struct Tenant {
     slug: String,
     name: String,
     time_zone: String,
+    /// Where shoppers are sent whom no link can take: an unknown code on one of the tenant's domains,
+    /// an expired link or one at its cap without a fallback of its own. Null: they get 404.
+    #[schema(examples("https://shop.example/"))]
+    fallback_url: Option<String>,
+    /// Parent domain that a click's cookies are set for, so that the shop sees them, on hosts that
+    /// are part of it. Null: the host that was clicked alone.
+    #[schema(examples("shop.example"))]
+    cookie_domain: Option<String>,
     created_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"fallback_url": "https://shop.example/", "cookie_domain": null}))]
+pub(crate) struct TenantChange {
+    name: Option<String>,
+    time_zone: Option<String>,
+    /// An http or https URL without macros; null: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    fallback_url: Option<Option<String>>,
+    /// A host name in lower case, such as shop.example; null: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    cookie_domain: Option<Option<String>>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -75,10 +108,11 @@ pub(crate) async fn create(
         Begun::Before(answer) => return Ok(answer),
         Begun::Now(creation) => creation,
     };
-    let tenant: Tenant = sqlx::query_as(
+    let tenant: Tenant = sqlx::query_as(concat!(
         "INSERT INTO tenants (slug, name, time_zone, created_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (slug) DO NOTHING RETURNING id, slug, name, time_zone, created_at",
-    )
+         ON CONFLICT (slug) DO NOTHING RETURNING ",
+        columns!()
+    ))
     .bind(&new.slug)
     .bind(&name)
     .bind(&new.time_zone)
@@ -99,10 +133,11 @@ pub(crate) async fn list(
     format: Format,
 ) -> Result<Response, Problem> {
     let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
-    let rows: Vec<Tenant> = sqlx::query_as(
-        "SELECT id, slug, name, time_zone, created_at FROM tenants
-         WHERE ($1::text IS NULL OR slug = $1) AND id > $2 ORDER BY id LIMIT $3",
-    )
+    let rows: Vec<Tenant> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tenants WHERE ($1::text IS NULL OR slug = $1) AND id > $2 ORDER BY id LIMIT $3"
+    ))
     .bind(&filter.slug)
     .bind(asked.after.map_or(0, |after| after.0))
     .bind(asked.rows())
@@ -111,4 +146,68 @@ pub(crate) async fn list(
     asked
         .page(rows, |tenant| AfterId(tenant.id.0), |tenant| tenant)
         .respond(format)
+}
+
+/// Read the own tenant
+#[utoipa::path(get, path = "/v1/tenant", tag = "Tenants", params(TenantHeader),
+    responses((status = 200, body = Tenant), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn read(State(app): State<App>, at: Scoped) -> Result<Json<Tenant>, Problem> {
+    let tenant: Tenant = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tenants WHERE id = $1"
+    ))
+    .bind(at.tenant)
+    .fetch_one(&app.postgres)
+    .await?;
+    Ok(Json(tenant))
+}
+
+/// Change the own tenant's settings
+///
+/// What is left out stays as it is; null takes away what can be without. The redirector follows with
+/// all the tenant's links and domains: a moment later for a thousand of them, within a minute for a
+/// million.
+#[utoipa::path(patch, path = "/v1/tenant", tag = "Tenants", request_body = TenantChange, params(TenantHeader),
+    responses((status = 200, body = Tenant), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn change(
+    State(app): State<App>,
+    at: Scoped,
+    body: Body<TenantChange>,
+) -> Result<Json<Tenant>, Problem> {
+    let change = body.value;
+    let mut checks = Checks::default();
+    let name = change.name.map(|name| checks.name("name", &name));
+    if let Some(zone) = &change.time_zone {
+        checks.time_zone("time_zone", zone);
+    }
+    if let Some(Some(url)) = &change.fallback_url {
+        checks.url("fallback_url", url);
+    }
+    if let Some(Some(host)) = &change.cookie_domain {
+        checks.host("cookie_domain", host);
+    }
+    checks.finish()?;
+    let mut transaction = app.postgres.begin().await?;
+    let tenant: Tenant = sqlx::query_as(concat!(
+        "UPDATE tenants SET name = COALESCE($2, name), time_zone = COALESCE($3, time_zone),
+                fallback_url = CASE WHEN $4 THEN $5 ELSE fallback_url END,
+                cookie_domain = CASE WHEN $6 THEN $7 ELSE cookie_domain END
+         WHERE id = $1 RETURNING ",
+        columns!()
+    ))
+    .bind(at.tenant)
+    .bind(&name)
+    .bind(&change.time_zone)
+    .bind(change.fallback_url.is_some())
+    .bind(change.fallback_url.as_ref().and_then(Option::as_deref))
+    .bind(change.cookie_domain.is_some())
+    .bind(change.cookie_domain.as_ref().and_then(Option::as_deref))
+    .fetch_one(&mut *transaction)
+    .await?;
+    if change.fallback_url.is_some() || change.cookie_domain.is_some() {
+        edge_index::tenant_changed(&mut transaction, tenant.id).await?;
+    }
+    transaction.commit().await?;
+    Ok(Json(tenant))
 }

@@ -23,7 +23,7 @@ async fn without_clickhouse_all_but_analytics_works() {
     .await;
     let tenant = api.tenant("demo").await;
     api.published().await;
-    assert_eq!(api.index().await.len(), 3);
+    assert_eq!(api.index().await.len(), 5);
     for path in ["/v1/analytics/by-day", "/v1/analytics/by-link"] {
         let answer = api.get(&tenant.admin, path).await;
         assert_eq!(

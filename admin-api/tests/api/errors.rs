@@ -68,6 +68,48 @@ async fn bad_requests_are_told_what_to_change() {
             "/v1/links",
             json!({"program_id": 999_999, "affiliate_id": -1, "destination": "https://a.example/"}),
         ),
+        (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1, "hold_seconds": 0, "override_hosts": ["shop.example", "*"]}),
+        ),
+        (
+            "/v1/links",
+            json!({"routing": {"routes": [{"countries": ["UK"], "languages": ["de-AT"], "variants": []}], "variants": [{"destination": "ftp://x", "weight": 0}]},
+                "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"routing": {"routes": [{"devices": ["desktop", "phone"], "variants": []}]},
+                "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"routing": {"routes": [{"countries": ["DE"]}]},
+                "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"routing": {"routes": [{"schedule": {"time_zone": "Mars", "from_minute": 1440, "to_minute": 1441,
+                "starts_at": "2026-01-02T00:00:00Z", "ends_at": "2026-01-01T00:00:00Z"}, "variants": [{"destination": "https://a.example/"}]}]},
+                "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"click_cap": 0, "fallback_url": "https://a.example/{click_id}", "expires_at": "1970-01-01T00:00:00Z",
+                "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        (
+            "/v1/links",
+            json!({"click_cap_period": "hour", "program_id": tenant.program, "affiliate_id": tenant.affiliate, "destination": "https://a.example/"}),
+        ),
+        ("/v1/domains", json!({"host": "Go.shop.example:443"})),
+        ("/v1/domains", json!({"host": "go.test"})),
+        ("/v1/domains", json!({"host": tenant.domain})),
+        ("/v1/publishable-keys", json!({"name": "", "origins": []})),
+        (
+            "/v1/publishable-keys",
+            json!({"name": "k", "origins": ["https://a.example", "https://a.example/path"]}),
+        ),
     ];
     for (path, body) in json_posts {
         let mut shown = body.to_string();
@@ -78,6 +120,16 @@ async fn bad_requests_are_told_what_to_change() {
             &api.post(key, path, body).await,
         );
     }
+    told(
+        &mut report,
+        "PATCH /v1/tenant",
+        &api.patch(
+            key,
+            "/v1/tenant",
+            json!({"fallback_url": "/gone", "cookie_domain": "example", "time_zone": "Moon", "name": ""}),
+        )
+        .await,
+    );
     let owner_posts = [
         json!({"slug": "Ours!", "name": "", "time_zone": "Moon"}),
         json!({"slug": "ours", "name": "Ours"}),

@@ -12,6 +12,8 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tributary_admin_api::config::{Config, Engines};
+use tributary_admin_api::edge_index::EdgeIndex;
+use tributary_shared::clock::Clock;
 use tributary_shared::testing::Isolated;
 
 pub(crate) const OWNER_KEY: &str = "the-platform-owners-key-for-tests";
@@ -32,6 +34,11 @@ pub(crate) fn config(isolated: &Isolated) -> Config {
         demo_tenant: Some("demo".to_owned()),
         cookie_secure: false,
     }
+}
+
+/// The edge index of `isolated`, written beside a running API.
+pub(crate) fn edge_index(isolated: &Isolated) -> EdgeIndex {
+    EdgeIndex::new(&isolated.redis, &isolated.clickhouse, Clock::system()).unwrap()
 }
 
 /// A running API. It stops when it is dropped.
@@ -83,6 +90,10 @@ pub(crate) struct Tenant {
     pub(crate) code: String,
     pub(crate) token: String,
     pub(crate) token_id: i64,
+    pub(crate) domain: String,
+    pub(crate) domain_id: i64,
+    pub(crate) publishable: String,
+    pub(crate) publishable_id: i64,
 }
 
 impl Api {
@@ -231,8 +242,26 @@ impl Api {
             .create(&admin, "/v1/links", json!({"code": format!("{slug}-1"), "program_id": program, "affiliate_id": affiliate,
                 "destination": "https://shop.example/?c={click_id}"}))
             .await;
+        let domain = self
+            .create(
+                &admin,
+                "/v1/domains",
+                json!({"host": format!("go.{slug}.example")}),
+            )
+            .await;
+        let publishable = self
+            .create(
+                &admin,
+                "/v1/publishable-keys",
+                json!({"name": "pages", "origins": [format!("https://{slug}.example")]}),
+            )
+            .await;
         Tenant {
             id,
+            domain: text(&domain["host"]),
+            domain_id: number(&domain),
+            publishable: text(&publishable["key"]),
+            publishable_id: number(&publishable),
             admin,
             admin_id,
             analyst: text(&analyst["key"]),

@@ -14,10 +14,14 @@ fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
         link,
         token_id,
         admin_id,
+        domain_id,
+        publishable_id,
         ..
     } = tenant;
     let get = |path: String| (Method::GET, path, None);
     let post = |path: String, body| (Method::POST, path, Some(body));
+    let patch = |path: String, body| (Method::PATCH, path, Some(body));
+    let delete = |path: String| (Method::DELETE, path, None);
     vec![
         post(
             "/v1/tenants".into(),
@@ -50,6 +54,25 @@ fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
         ),
         get("/v1/programs".into()),
         get(format!("/v1/programs/{program}")),
+        patch(
+            format!("/v1/programs/{program}"),
+            json!({"window_seconds": 1}),
+        ),
+        get("/v1/tenant".into()),
+        patch("/v1/tenant".into(), json!({"name": "Renamed"})),
+        post("/v1/domains".into(), json!({"host": "new.example"})),
+        get("/v1/domains".into()),
+        delete(format!("/v1/domains/{domain_id}")),
+        post(
+            "/v1/publishable-keys".into(),
+            json!({"name": "k", "origins": ["https://a.example"]}),
+        ),
+        get("/v1/publishable-keys".into()),
+        patch(
+            format!("/v1/publishable-keys/{publishable_id}"),
+            json!({"origins": ["https://evil.example"]}),
+        ),
+        delete(format!("/v1/publishable-keys/{publishable_id}")),
         post("/v1/affiliates".into(), json!({"name": "a"})),
         get("/v1/affiliates".into()),
         get(format!("/v1/affiliates/{affiliate}")),
@@ -178,6 +201,16 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
         .await
         .json();
     assert_eq!(link["active"], true);
+    let program = format!("/v1/programs/{}", ours.program);
+    let program = api.get(&ours.admin, &program).await.json();
+    assert_eq!(program["window_seconds"], 2_592_000);
+    let domains = api.get(&ours.admin, "/v1/domains").await.json();
+    assert_eq!(domains["items"][0]["host"], ours.domain.as_str());
+    let keys = api.get(&ours.admin, "/v1/publishable-keys").await.json();
+    assert_eq!(keys["items"][0]["origins"][0], "https://ours.example");
+    assert_eq!(keys["items"][0]["revoked_at"], Value::Null);
+    let tenant = api.get(&ours.admin, "/v1/tenant").await.json();
+    assert_eq!(tenant["name"], "ours");
     assert_eq!(
         api.get(&ours.admin, "/v1/links").await.json()["items"]
             .as_array()

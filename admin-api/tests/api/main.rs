@@ -11,6 +11,7 @@
 mod analytics;
 mod auth;
 mod edge_index;
+mod edge_settings;
 mod engines_away;
 mod errors;
 mod harness;
