@@ -13,6 +13,14 @@ mod pages;
 mod postback;
 mod record;
 mod redirect;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "domains, caps and the fast path await their callers"
+    )
+)]
 mod resolve;
 mod server;
 
@@ -24,7 +32,6 @@ use redis::RedisError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::Clock;
-use tributary_shared::engines;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
@@ -76,12 +83,11 @@ pub async fn run(
     let readiness = Readiness::waiting_for(&["kafka", "redis"]);
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();
-    let redis = engines::redis::connect(&config.redis, config.redis_timeout())?;
     let clicks = ClickRecorder::new(&config)?;
     let edge = Arc::new(Edge {
         clock: Clock::system(),
         keys: config.click_token_keys.clone(),
-        resolver: Resolver::new(redis, &config),
+        resolver: Resolver::start(&config)?,
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         cookies: CookieWriter::new(config.cookie_secure),
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),

@@ -8,8 +8,13 @@ pub const CLICKS_ACCEPTED: &str = "tributary_clicks_accepted_total";
 pub const CLICKS_DELIVERED: &str = "tributary_clicks_delivered_total";
 /// Redirector: clicks that were redirected but will never reach Kafka, by `reason`. Any is an alarm.
 pub const CLICKS_LOST: &str = "tributary_clicks_lost_total";
-/// Redirector: look-ups of a code by `outcome` (hit, miss, stale, unavailable).
+/// Redirector: look-ups that memory alone could not answer, by `outcome` (miss: Redis was asked; stale:
+/// the old answer was given; unavailable: none). Redis was asked once for all who waited.
 pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
+/// Redirector: keys that Redis said have changed.
+pub const INDEX_CHANGES: &str = "tributary_edge_index_changes_total";
+/// Redirector: 1 while Redis tells of changes; 0: links are read again each second instead.
+pub const INDEX_FOLLOWED: &str = "tributary_edge_index_followed";
 /// Redirector: postbacks by `outcome` (accepted, or the error's code).
 pub const POSTBACKS: &str = "tributary_postbacks_total";
 /// Redirector: open connections.
