@@ -36,10 +36,11 @@ pub struct Config {
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub cookie_secure: bool,
     /// Links kept in memory
-    #[arg(long, env, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub link_cache_entries: u32,
-    /// How long a link in memory is used before Redis is asked again, in milliseconds
-    #[arg(long, env, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    /// How long what is in memory is used before Redis is asked again though it told of no change, in
+    /// milliseconds
+    #[arg(long, env, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub link_cache_ttl_ms: u64,
     /// How long a shopper may wait for Redis, in milliseconds
     #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]

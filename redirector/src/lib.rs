@@ -32,6 +32,14 @@ mod postback;
 mod query;
 mod record;
 mod redirect;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "domains, caps and the fast path await their callers"
+    )
+)]
 mod resolve;
 #[allow(dead_code, reason = "wired in next")]
 mod route;
@@ -49,7 +57,6 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::Clock;
-use tributary_shared::engines;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
@@ -109,12 +116,11 @@ pub async fn run(
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();
     let clock = Clock::system();
-    let redis = engines::redis::connect(&config.redis, config.redis_timeout())?;
     let journal = Journal::open(&config.journal(), &config.kafka, clock.clone())?;
     let edge = Arc::new(Edge {
         clock,
         keys: config.click_token_keys.clone(),
-        resolver: Resolver::new(redis, &config),
+        resolver: Resolver::start(&config)?,
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         cookies: CookieWriter::new(config.cookie_secure),
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),

@@ -436,41 +436,4 @@ mod tests {
     fn a_plain_link_is_small() {
         assert!(size_of::<ActiveLink>() <= 72, "{}", size_of::<ActiveLink>());
     }
-
-    /// Resident bytes of this process.
-    fn resident() -> usize {
-        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-    }
-
-    /// A million plain links with their codes, times and the cache's own bookkeeping.
-    #[test]
-    #[ignore = "measures the whole process: run it alone"]
-    fn a_million_links_fit_in_300_megabytes() {
-        const LINKS: u64 = 1_000_000;
-        let compiler = Compiler::new();
-        let before = resident();
-        let cache: Cache<Box<str>, Arc<(ActiveLink, std::time::Instant)>> = Cache::new(1_000_000);
-        for n in 1..=LINKS {
-            let link = Link {
-                link_id: n,
-                destination: format!(
-                    "https://www.shop.example/kitchen/knives/{n}?click_id={{click_id}}&partner={{affiliate_id}}"
-                ),
-                fallback_url: "https://www.shop.example/gone".to_owned(),
-                override_hosts: vec!["www.shop.example".to_owned()],
-                cookie_domain: "shop.example".to_owned(),
-                ..plain()
-            };
-            let link = compiler
-                .compile(&link.encode_to_vec(), TenantId(7))
-                .unwrap();
-            let code = format!("{n:08x}").into_boxed_str();
-            cache.insert(code, Arc::new((link, std::time::Instant::now())));
-        }
-        let held = cache.len();
-        let bytes = resident() - before;
-        println!("{held} links in {bytes} bytes, {} each", bytes / held);
-        assert!(bytes < 300_000_000, "{bytes}");
-    }
 }

@@ -18,7 +18,7 @@ use tributary_shared::template::Macro;
 use uuid::Uuid;
 
 use crate::record::record;
-use crate::resolve::{ActiveLink, Resolution};
+use crate::resolve::{ActiveLink, Resolution, Space};
 use crate::server::{Answer, Worker};
 use crate::{Edge, client, cookies, pages};
 
@@ -46,7 +46,7 @@ pub(crate) async fn redirect(
     if client::is_prefetch(headers) {
         return pages::prefetch_refused();
     }
-    let link = match edge.resolver.resolve(code).await {
+    let link = match edge.resolver.link(Space::Shared, code).await {
         Resolution::Found(link) => link,
         Resolution::Unknown => return pages::not_found(),
         Resolution::Unavailable => return pages::unavailable(),

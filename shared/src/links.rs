@@ -97,10 +97,23 @@ impl EdgeKeys {
         format!("{}t:{tenant}:link:{code}", self.prefix)
     }
 
+    /// What stands before and after the tenant in [`EdgeKeys::link`], for who learns the tenant only
+    /// in Redis.
+    #[must_use]
+    pub fn link_around_tenant(&self, code: &str) -> (String, String) {
+        (format!("{}t:", self.prefix), format!(":link:{code}"))
+    }
+
     /// Whose postback token has this hash.
     #[must_use]
     pub fn postback(&self, token_sha256: &[u8]) -> String {
-        format!("{}postback:{}", self.prefix, hex::encode(token_sha256))
+        self.postback_in_hex(&hex::encode(token_sha256))
+    }
+
+    /// As [`EdgeKeys::postback`], of a hash in lower-case hex.
+    #[must_use]
+    pub fn postback_in_hex(&self, token_sha256: &str) -> String {
+        format!("{}postback:{token_sha256}", self.prefix)
     }
 
     /// Whose host this is.
@@ -201,5 +214,7 @@ mod tests {
             keys.link(TenantId(2), "demo")
         );
         assert_eq!(EdgeKeys::new("a*:").all(), "a\\*:*");
+        let (before, after) = keys.link_around_tenant("demo");
+        assert_eq!(format!("{before}7{after}"), keys.link(TenantId(7), "demo"));
     }
 }

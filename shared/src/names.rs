@@ -16,13 +16,18 @@ pub const JOURNAL_MEMORY_SEGMENTS: &str = "tributary_journal_memory_segments_tot
 pub const JOURNAL_DISK_BYTES: &str = "tributary_journal_disk_bytes";
 /// Redirector: bytes in the journal that Kafka has not acknowledged.
 pub const JOURNAL_WAITING_BYTES: &str = "tributary_journal_waiting_bytes";
-/// Redirector: look-ups of a code by `outcome` (hit, miss, stale, unavailable).
-pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
 /// Redirector: conversions reported, by `source` (postback, pixel, event) and `outcome` (accepted, or
 /// the error's code).
 pub const CONVERSIONS_REPORTED: &str = "tributary_conversions_reported_total";
 /// Redirector: click cookies that carried no token of ours and were taken for none.
 pub const CLICK_COOKIES_IGNORED: &str = "tributary_click_cookies_ignored_total";
+/// Redirector: look-ups that memory alone could not answer, by `outcome` (miss: Redis was asked; stale:
+/// the old answer was given; unavailable: none). Redis was asked once for all who waited.
+pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
+/// Redirector: keys that Redis said have changed.
+pub const INDEX_CHANGES: &str = "tributary_edge_index_changes_total";
+/// Redirector: 1 while Redis tells of changes; 0: links are read again each second instead.
+pub const INDEX_FOLLOWED: &str = "tributary_edge_index_followed";
 /// Redirector: open connections.
 pub const CONNECTIONS: &str = "tributary_connections";
 /// Processor: rows written to ClickHouse by `table`.
