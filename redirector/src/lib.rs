@@ -7,14 +7,18 @@
 
 mod client;
 mod config;
+mod connections;
 mod cookies;
 mod fingerprint;
+mod http2;
 mod pages;
 mod postback;
+mod proxy_protocol;
 mod record;
 mod redirect;
 mod resolve;
 mod server;
+mod tls;
 
 use std::sync::Arc;
 
@@ -28,14 +32,19 @@ use tributary_shared::engines;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
+pub use client::ForwardingHeader;
 pub use config::Config;
+pub use tls::TlsError;
 
 use crate::client::TrustedProxies;
+use crate::connections::PerAddress;
 use crate::cookies::CookieWriter;
 use crate::fingerprint::Fingerprinter;
 use crate::postback::ConversionPublisher;
 use crate::record::ClickRecorder;
 use crate::resolve::Resolver;
+use crate::server::Front;
+use crate::tls::Tls;
 
 /// Why the redirector stopped without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +55,21 @@ pub enum RunError {
     Redis(#[from] RedisError),
     #[error("cannot use the Kafka settings: {0} (see KAFKA_BROKERS)")]
     Kafka(#[from] KafkaError),
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsError),
+    #[error("TLS_LISTEN needs TLS_DIR: the folder of certificates")]
+    TlsFolderMissing,
+}
+
+/// Where connections arrive.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Shoppers and merchants.
+    pub http: TcpListener,
+    /// The same with TLS.
+    pub https: Option<TcpListener>,
+    /// /metrics, /healthz, /readyz.
+    pub operations: TcpListener,
 }
 
 /// What every request is answered with.
@@ -68,8 +92,7 @@ struct Edge {
 /// When a setting can't be used. An engine that is away is no error: see `/readyz`.
 pub async fn run(
     config: Config,
-    listener: TcpListener,
-    operations: TcpListener,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     telemetry::metrics(); // counters that are made earlier count for nobody
@@ -82,15 +105,23 @@ pub async fn run(
         clock: Clock::system(),
         keys: config.click_token_keys.clone(),
         resolver: Resolver::new(redis, &config),
-        proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        proxies: TrustedProxies::new(config.trusted_proxies.clone(), config.forwarding_header),
         cookies: CookieWriter::new(config.cookie_secure),
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),
         clicks: clicks.clone(),
         conversions: ConversionPublisher::new(&config)?,
         redirects: server::requests("redirect", "302"),
     });
+    let tls = match (&config.tls_dir, &listeners.https) {
+        (Some(folder), Some(_)) => Some(Tls::new(folder, Clock::system())?),
+        (None, Some(_)) => return Err(RunError::TlsFolderMissing),
+        (_, None) => None,
+    };
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(tls.keep_current(config.tls_reload(), shutdown.clone()));
+    }
     tokio::spawn(serve_operations(
-        operations,
+        listeners.operations,
         readiness.clone(),
         operations_stop,
     ));
@@ -101,7 +132,15 @@ pub async fn run(
     );
 
     tracing::info!(address = %config.listen, "redirector serves");
-    server::serve(listener, edge, config.max_connections, shutdown).await;
+    let front = Arc::new(Front {
+        edge,
+        proxy_protocol: config.proxy_protocol,
+        per_address: PerAddress::new(config.max_connections_per_address),
+        header_timeout: config.header_timeout(),
+        slots: connections::raise_file_limit(config.max_connections),
+        shutdown,
+    });
+    server::serve(front, listeners.http, listeners.https.zip(tls)).await;
     readiness.not_ready("server", "stopping");
     clicks.flush().await;
     tracing::info!("redirector stopped");

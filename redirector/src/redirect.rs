@@ -54,13 +54,16 @@ pub(crate) async fn redirect(
     let token = ClickToken::mint(&edge.keys, link.link_id, now);
     let mut answer = found(location(&link, token.as_str(), &sub_ids));
     let set = answer.headers_mut();
-    set.append(SET_COOKIE, edge.cookies.click(&token, link.window_seconds));
+    set.append(
+        SET_COOKIE,
+        edge.cookies.click(&token, link.window_seconds, None),
+    );
     // A visitor who opted out is not given a name to be recognised by.
     let opted_out = client::opted_out(headers);
     let visitor =
         (!opted_out).then(|| cookies::visitor(headers).unwrap_or_else(|| new_uuid_v7(now)));
     if let Some(visitor) = visitor {
-        set.append(SET_COOKIE, edge.cookies.visitor(visitor));
+        set.append(SET_COOKIE, edge.cookies.visitor(visitor, None));
     }
 
     let address = edge.proxies.client_address(peer, headers);

@@ -14,6 +14,16 @@ pub const LINK_LOOKUPS: &str = "tributary_link_lookups_total";
 pub const POSTBACKS: &str = "tributary_postbacks_total";
 /// Redirector: open connections.
 pub const CONNECTIONS: &str = "tributary_connections";
+/// Redirector: connections closed before their first request, by `reason` (address_limit, or a PROXY
+/// header that is proxy_untrusted or proxy_header).
+pub const CONNECTIONS_REFUSED: &str = "tributary_connections_refused_total";
+/// Redirector: TLS handshakes by `outcome` (completed, failed, timeout).
+pub const TLS_HANDSHAKES: &str = "tributary_tls_handshakes_total";
+/// Redirector: when the certificate in use for `host` expires, in seconds since 1970; 0 once there is
+/// none. Alarm two weeks before.
+pub const TLS_CERTIFICATE_EXPIRES: &str = "tributary_tls_certificate_expires_seconds";
+/// Redirector: certificates in the folder that can't be used. Any is an alarm: the log says why.
+pub const TLS_CERTIFICATES_UNUSABLE: &str = "tributary_tls_certificates_unusable";
 /// Processor: rows written to ClickHouse by `table`.
 pub const FACTS_WRITTEN: &str = "tributary_facts_written_total";
 /// Processor: messages that were stored before and skipped, by `table`.

@@ -13,7 +13,7 @@ use reqwest::{Client, RequestBuilder, Response, redirect};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tributary_redirector::{Config, RunError, run};
+use tributary_redirector::{Config, Listeners, RunError, run};
 use tributary_shared::engines;
 use tributary_shared::events::{Topic, Topics};
 use tributary_shared::ids::TenantId;
@@ -37,6 +37,7 @@ pub(crate) struct Edge {
     pub(crate) place: Isolated,
     pub(crate) client: Client,
     address: SocketAddr,
+    https: Option<SocketAddr>,
     operations: SocketAddr,
     stop: CancellationToken,
     task: Option<JoinHandle<Result<(), RunError>>>,
@@ -68,7 +69,11 @@ impl Edge {
         config.redis = place.redis.clone();
         config.kafka = place.kafka.clone();
         adjust(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let https = match &config.tls_dir {
+            Some(_) => Some(TcpListener::bind("127.0.0.1:0").await.unwrap()),
+            None => None,
+        };
         let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
         let edge = Self {
@@ -76,12 +81,16 @@ impl Edge {
                 .redirect(redirect::Policy::none())
                 .build()
                 .unwrap(),
-            address: listener.local_addr().unwrap(),
+            address: http.local_addr().unwrap(),
             operations: operations.local_addr().unwrap(),
+            https: https.as_ref().map(|https| https.local_addr().unwrap()),
             task: Some(tokio::spawn(run(
                 config,
-                listener,
-                operations,
+                Listeners {
+                    http,
+                    https,
+                    operations,
+                },
                 stop.clone(),
             ))),
             stop,
@@ -95,6 +104,11 @@ impl Edge {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves TLS; only where `tls_dir` is set.
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.https.expect("it serves TLS")
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
