@@ -1,9 +1,8 @@
 //! The redirector's settings.
 
 use std::net::SocketAddr;
-use std::num::NonZero;
+use std::num::{NonZero, NonZeroU32};
 use std::path::PathBuf;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::Parser;
@@ -11,6 +10,7 @@ use ipnet::IpNet;
 use tributary_shared::config::{KafkaConfig, LogConfig, RedisConfig};
 use tributary_shared::secrets::{Key, KeyRing};
 
+use crate::client::ForwardingHeader;
 use crate::journal::{self, SyncPolicy};
 
 /// Redirects shoppers and records their clicks; takes merchants' conversions in.
@@ -20,6 +20,15 @@ pub struct Config {
     /// Where shoppers and merchants connect
     #[arg(long, env, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Where they connect with TLS (HTTP/2 or HTTP/1.1); none: TLS is somebody else's
+    #[arg(long, env, requires = "tls_dir")]
+    pub tls_listen: Option<SocketAddr>,
+    /// Folder of certificates: {host}/cert.pem and key.pem, also _.{domain}/ (wildcard) and default/
+    #[arg(long, env)]
+    pub tls_dir: Option<PathBuf>,
+    /// How often certificates are looked for that were renewed, in seconds (or send SIGHUP)
+    #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub tls_reload_seconds: u64,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, env, default_value = "127.0.0.1:9101")]
     pub metrics_listen: SocketAddr,
@@ -29,9 +38,15 @@ pub struct Config {
     /// Secret of the fingerprint, 32 bytes in hex; replace it from time to time
     #[arg(long, env, hide_env_values = true)]
     pub fingerprint_key: Key,
-    /// Proxies whose X-Forwarded-For is believed, as networks separated by commas
+    /// Proxies whose word on the client's address is believed, as networks separated by commas
     #[arg(long, env, value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which trusted proxies name their client; the other one is never read
+    #[arg(long, env, value_enum, default_value_t)]
+    pub forwarding_header: ForwardingHeader,
+    /// Whether connections begin with a PROXY header (1 or 2); then only trusted proxies may connect
+    #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
+    pub proxy_protocol: bool,
     /// Whether cookies are for https only; off only where there is no https, as on localhost
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub cookie_secure: bool,
@@ -61,6 +76,15 @@ pub struct Config {
     /// Threads that serve; the machine's cores when it is not given
     #[arg(long, env, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// How long a client may take over its headers, and stay idle between requests, in milliseconds
+    #[arg(long, env, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=300_000))]
+    pub header_timeout_ms: u64,
+    /// Connections served at once for one client address (an IPv6 /64); 0: no limit
+    #[arg(long, env, default_value_t = 1_000)]
+    pub max_connections_per_address: u32,
+    /// File in MaxMind's format that tells an address's country, for links that route by it
+    #[arg(long, env)]
+    pub country_file: Option<PathBuf>,
     /// Connections served at once; further ones wait in the kernel's queue
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
@@ -95,6 +119,14 @@ impl Config {
             || std::thread::available_parallelism().map_or(1, NonZero::get),
             usize::from,
         )
+    }
+
+    pub(crate) fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    pub(crate) fn tls_reload(&self) -> Duration {
+        Duration::from_secs(self.tls_reload_seconds)
     }
 
     pub(crate) fn redis_timeout(&self) -> Duration {

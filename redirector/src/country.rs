@@ -20,7 +20,7 @@ const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Why a file can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CountriesError {
+pub enum CountriesError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]

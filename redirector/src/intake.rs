@@ -87,7 +87,7 @@ pub(crate) async fn publishable(edge: &Edge, key: &str) -> Result<Arc<Publishabl
 /// The click of the cookie. A cookie that is not a token of ours (signed by a key that was taken away
 /// since) is as good as none: whoever reports the order can't mend it.
 pub(crate) fn remembered_click<'h>(edge: &Edge, headers: &'h HeaderMap) -> Option<&'h str> {
-    let click_id = cookies::click(headers)?;
+    let click_id = cookies::click_id(headers)?;
     match click_token::verify(&edge.keys, click_id) {
         Ok(_) => Some(click_id),
         Err(error) => {

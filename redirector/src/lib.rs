@@ -9,70 +9,69 @@
 
 mod client;
 mod config;
+mod connections;
 mod conversion;
 mod cookies;
 mod cors;
-#[allow(dead_code, reason = "wired in next")]
 mod country;
-#[allow(dead_code, reason = "wired in next")]
 mod destination;
-#[allow(dead_code, reason = "wired in next")]
 mod device;
 mod events;
 mod fingerprint;
+mod http2;
 mod intake;
 mod journal;
-#[allow(dead_code, reason = "wired in next")]
-mod link;
 mod limits;
+mod link;
 mod pages;
 mod pixel;
 mod postback;
-#[allow(dead_code, reason = "wired in next")]
+mod proxy_protocol;
 mod query;
 mod record;
 mod redirect;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "domains, caps and the fast path await their callers"
-    )
-)]
 mod resolve;
-#[allow(dead_code, reason = "wired in next")]
 mod route;
 mod server;
 mod snippet;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
 use redis::RedisError;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tributary_shared::bots::BotList;
 use tributary_shared::clock::Clock;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
+pub use client::ForwardingHeader;
 pub use config::Config;
+pub use country::CountriesError;
 pub use journal::{BadSyncPolicy, JournalError, SyncPolicy};
+pub use tls::TlsError;
 
 use crate::client::TrustedProxies;
+use crate::connections::PerAddress;
 use crate::conversion::ConversionPublisher;
 use crate::cookies::CookieWriter;
+use crate::country::Countries;
 use crate::fingerprint::Fingerprinter;
 use crate::journal::{Journal, Stream};
 use crate::limits::ReportLimits;
 use crate::resolve::Resolver;
+use crate::server::{Entrance, Front};
+use crate::tls::Tls;
 
 /// How long Kafka may take over what is left in the journal at the end; the rest stays there.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the file of countries is looked at.
+const COUNTRIES_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the redirector stopped without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +80,29 @@ pub enum RunError {
     Listen(#[from] io::Error),
     #[error("cannot use the Redis settings: {0} (see REDIS_URL)")]
     Redis(#[from] RedisError),
-    #[error("cannot use the Kafka settings: {0} (see KAFKA_BROKERS)")]
-    Kafka(#[from] KafkaError),
     #[error("{0}")]
     Journal(#[from] JournalError),
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsError),
+    #[error("TLS_LISTEN needs TLS_DIR: the folder of certificates")]
+    TlsFolderMissing,
+    #[error("cannot tell countries: {0} (see COUNTRY_FILE)")]
+    Countries(#[from] CountriesError),
+    #[error("cannot compile the list of bots: {0}")]
+    Bots(#[from] regex::Error),
     #[error("a serving thread ended: {0}")]
     Worker(String),
+}
+
+/// Where connections arrive.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Shoppers and merchants.
+    pub http: TcpListener,
+    /// The same with TLS.
+    pub https: Option<TcpListener>,
+    /// /metrics, /healthz, /readyz.
+    pub operations: TcpListener,
 }
 
 /// What every request is answered with, on whichever thread.
@@ -97,6 +113,8 @@ struct Edge {
     proxies: TrustedProxies,
     cookies: CookieWriter,
     fingerprinter: Fingerprinter,
+    countries: Option<Arc<Countries>>,
+    bots: BotList,
     conversions: ConversionPublisher,
     report_limits: ReportLimits,
 }
@@ -107,8 +125,7 @@ struct Edge {
 /// When a setting can't be used. An engine that is away is no error: see `/readyz`.
 pub async fn run(
     config: Config,
-    listener: TcpListener,
-    operations: TcpListener,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     telemetry::metrics(); // counters that are made earlier count for nobody
@@ -116,19 +133,37 @@ pub async fn run(
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();
     let clock = Clock::system();
+    let tls = match (&config.tls_dir, &listeners.https) {
+        (Some(folder), Some(_)) => Some(Tls::new(folder, clock.clone())?),
+        (None, Some(_)) => return Err(RunError::TlsFolderMissing),
+        (_, None) => None,
+    };
+    let countries = match &config.country_file {
+        Some(path) => Some(Arc::new(Countries::open(path)?)),
+        None => None,
+    };
     let journal = Journal::open(&config.journal(), &config.kafka, clock.clone())?;
     let edge = Arc::new(Edge {
         clock,
         keys: config.click_token_keys.clone(),
         resolver: Resolver::start(&config)?,
-        proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        proxies: TrustedProxies::new(config.trusted_proxies.clone(), config.forwarding_header),
         cookies: CookieWriter::new(config.cookie_secure),
         fingerprinter: Fingerprinter::new(config.fingerprint_key.clone()),
+        countries: countries.clone(),
+        bots: BotList::new()?,
         conversions: ConversionPublisher::new(journal.lane(Stream::Conversions)),
         report_limits: ReportLimits::new(config.events_per_second),
     });
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(tls.keep_current(config.tls_reload(), shutdown.clone()));
+    }
+    if let Some(countries) = countries {
+        let keep = keep_current(countries);
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(keep));
+    }
     tokio::spawn(serve_operations(
-        operations,
+        listeners.operations,
         readiness.clone(),
         operations_stop,
     ));
@@ -139,9 +174,11 @@ pub async fn run(
     );
 
     tracing::info!(address = %config.listen, "redirector serves");
-    serve(&config, listener, &edge, &journal, &shutdown).await?;
+    let entrances = [(listeners.http, None)]
+        .into_iter()
+        .chain(listeners.https.map(|https| (https, tls)));
+    serve(&config, entrances, edge, &journal, &shutdown).await?;
     readiness.not_ready("server", "stopping");
-    drop(edge); // and with it the lane of conversions
     let _ = spawn_blocking(move || journal.close(FLUSH_TIMEOUT)).await;
     tracing::info!("redirector stopped");
     Ok(())
@@ -150,24 +187,38 @@ pub async fn run(
 /// Serves on every worker; returns when all have ended.
 async fn serve(
     config: &Config,
-    listener: TcpListener,
-    edge: &Arc<Edge>,
+    entrances: impl Iterator<Item = (TcpListener, Option<Tls>)>,
+    edge: Arc<Edge>,
     journal: &Journal,
     shutdown: &CancellationToken,
 ) -> Result<(), RunError> {
-    let listener = listener.into_std()?;
-    let slots = Arc::new(Semaphore::new(config.max_connections as usize));
+    let mut listening = Vec::new();
+    for (listener, tls) in entrances {
+        if let Err(error) = connections::prepare(&listener) {
+            tracing::warn!(%error, "clients that don't read can't be limited");
+        }
+        let listener = listener.into_std()?;
+        listening.push(Entrance { listener, tls });
+    }
     // A worker that ends by itself takes the others with it: half a service is not noticed.
     let ended = shutdown.child_token();
+    let slots = connections::raise_file_limit(config.max_connections);
+    let front = Arc::new(Front {
+        edge,
+        proxy_protocol: config.proxy_protocol,
+        per_address: PerAddress::new(config.max_connections_per_address),
+        header_timeout: config.header_timeout(),
+        slots: Arc::new(Semaphore::new(slots as usize)),
+        shutdown: ended.clone(),
+    });
     let mut workers = Vec::new();
     for number in 0..config.workers() {
+        let entrances = listening.iter().map(Entrance::try_clone);
         let worker = server::spawn(
             number,
-            listener.try_clone()?,
-            Arc::clone(edge),
+            entrances.collect::<Result<_, _>>()?,
+            Arc::clone(&front),
             journal.lane(Stream::Clicks),
-            Arc::clone(&slots),
-            ended.clone(),
         )?;
         let guard = ended.clone().drop_guard();
         workers.push(spawn_blocking(move || {
@@ -175,7 +226,7 @@ async fn serve(
             worker.join()
         }));
     }
-    drop(listener);
+    drop(listening);
     let mut result = Ok(());
     for worker in workers {
         match worker.await {
@@ -186,6 +237,24 @@ async fn serve(
         }
     }
     result
+}
+
+/// Reads the file of countries again whenever it was replaced.
+async fn keep_current(countries: Arc<Countries>) {
+    loop {
+        tokio::time::sleep(COUNTRIES_EVERY).await;
+        let reloaded = {
+            let countries = Arc::clone(&countries);
+            spawn_blocking(move || countries.reload_if_changed()).await
+        };
+        match reloaded {
+            Ok(Ok(true)) => tracing::info!("countries are told by a new file"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "countries are told by the old file; replace it (COUNTRY_FILE)");
+            }
+            Ok(Ok(false)) | Err(_) => {}
+        }
+    }
 }
 
 /// Reports ready once Redis has answered. Later outages don't make the edge unready: it goes on

@@ -12,6 +12,7 @@ use tributary_shared::ids::{LinkId, TenantId};
 use tributary_shared::links::{self, CapPeriod, Link};
 use tributary_shared::template::Template;
 
+use crate::cookies::CookieDomain;
 use crate::device::{Device, System};
 
 /// Most routes of a link. Beyond a bound of these three, a link is unreadable: one tenant's link
@@ -47,7 +48,7 @@ pub(crate) struct ActiveLink {
 struct Terms {
     fallback: Option<Template>,
     override_hosts: Box<[Box<str>]>,
-    cookie_domain: Box<str>,
+    cookie_domain: Option<CookieDomain>,
 }
 
 /// What only some links have.
@@ -164,7 +165,7 @@ impl Compiler {
             override_hosts: boxed(&link.override_hosts, |host| {
                 host.to_ascii_lowercase().into()
             }),
-            cookie_domain: link.cookie_domain.as_str().into(),
+            cookie_domain: CookieDomain::new(&link.cookie_domain),
         };
         if terms == Terms::default() {
             return Some(None);
@@ -195,9 +196,8 @@ impl ActiveLink {
     }
 
     /// The domain of the cookies; none: the host's own.
-    pub(crate) fn cookie_domain(&self) -> Option<&str> {
-        let domain = &*self.terms.as_ref()?.cookie_domain;
-        (!domain.is_empty()).then_some(domain)
+    pub(crate) fn cookie_domain(&self) -> Option<&CookieDomain> {
+        self.terms.as_ref()?.cookie_domain.as_ref()
     }
 }
 
@@ -427,7 +427,10 @@ mod tests {
             Arc::ptr_eq(x.terms.as_ref().unwrap(), y.terms.as_ref().unwrap())
         };
         assert!(shared(&a, &b) && !shared(&a, &c));
-        assert_eq!(a.cookie_domain(), Some("shop.example"));
+        assert_eq!(
+            a.cookie_domain(),
+            CookieDomain::new("shop.example").as_ref()
+        );
         assert_eq!(*a.override_hosts()[0], *"shop.example");
         assert!(a.fallback().is_some() && c.fallback().is_none());
     }

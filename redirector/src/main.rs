@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 use tokio::net::TcpListener;
-use tributary_redirector::{Config, RunError, run};
+use tributary_redirector::{Config, Listeners, RunError, run};
 use tributary_shared::{service, telemetry};
 
 #[tokio::main]
@@ -13,7 +13,13 @@ async fn main() -> std::process::ExitCode {
 }
 
 async fn serve(config: Config) -> Result<(), RunError> {
-    let listener = TcpListener::bind(config.listen).await?;
-    let operations = TcpListener::bind(config.metrics_listen).await?;
-    run(config, listener, operations, service::stop_signal()?).await
+    let listeners = Listeners {
+        http: TcpListener::bind(config.listen).await?,
+        https: match config.tls_listen {
+            Some(address) => Some(TcpListener::bind(address).await?),
+            None => None,
+        },
+        operations: TcpListener::bind(config.metrics_listen).await?,
+    };
+    run(config, listeners, service::stop_signal()?).await
 }

@@ -57,6 +57,15 @@ pub(crate) fn prefetch_refused() -> Answer {
     )
 }
 
+/// 400, with what is wrong.
+pub(crate) fn bad_request(error: &impl std::fmt::Display) -> Answer {
+    answer(
+        StatusCode::BAD_REQUEST,
+        "text/plain; charset=utf-8",
+        Bytes::from(format!("{error}\n")),
+    )
+}
+
 /// 405, with what is allowed.
 pub(crate) fn method_not_allowed(allowed: &'static str) -> Answer {
     let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here\n");

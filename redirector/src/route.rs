@@ -56,6 +56,11 @@ impl<'l> Choice<'l> {
         }
     }
 
+    /// The destination of a link without extras.
+    pub(crate) fn plain(link: &'l ActiveLink) -> Self {
+        Self::destination(&link.destination, 0)
+    }
+
     fn destination(target: &'l Template, variant: u32) -> Self {
         Self {
             outcome: Outcome::Destination,
@@ -69,7 +74,7 @@ impl<'l> Choice<'l> {
 #[inline]
 pub(crate) fn choose<'l>(link: &'l ActiveLink, visit: &Visit<'_>) -> Choice<'l> {
     let Some(extras) = &link.extras else {
-        return Choice::destination(&link.destination, 0);
+        return Choice::plain(link);
     };
     if extras.expires_at_s != 0 && visit.now.timestamp() >= extras.expires_at_s {
         return Choice::fallback(link, Outcome::Expired);

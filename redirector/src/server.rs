@@ -1,5 +1,6 @@
-//! Connections: one single-threaded runtime per core, each accepting from the same listening socket up
-//! to a common limit; a deadline for headers, hyper's HTTP/1, and an orderly end.
+//! Connections: one single-threaded runtime per core, each accepting from the same listening sockets
+//! up to a common limit; HTTP/1 by hyper, HTTP/2 for those who chose it over TLS, a deadline for
+//! headers, and an orderly end.
 //!
 //! Runtimes share what is read (the cache of links, the settings) and write to things of their own
 //! (journal lane, scratch memory), so that a second core costs a click nothing.
@@ -21,6 +22,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::{Counter, Gauge};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::LocalSet;
@@ -29,15 +31,16 @@ use tokio_util::task::TaskTracker;
 use tributary_shared::events::Click;
 use tributary_shared::names;
 
+use crate::connections::{self, Held, PerAddress};
 use crate::journal::Lane;
-use crate::{Edge, cors, events, pages, pixel, postback, redirect, snippet};
+use crate::redirect::{Door, on_own_domain, redirect};
+use crate::tls::{Tls, speaks_http2};
+use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet};
 
 /// Bytes of request line and headers; more is answered with 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Header fields of one request; more is answered with 431.
 const MAX_HEADERS: usize = 64;
-/// How long a client may take over its headers, and stay idle between two requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long requests in flight may take to end at shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Pause after a failed accept: the cause (no file descriptors left) needs time to go away.
@@ -45,9 +48,37 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// What one runtime has for itself, and what all share.
-pub(crate) struct Worker {
+/// What every connection is served with, on whichever thread.
+pub(crate) struct Front {
     pub(crate) edge: Arc<Edge>,
+    pub(crate) proxy_protocol: bool,
+    pub(crate) per_address: Arc<PerAddress>,
+    /// How long a client may take over its headers, and stay idle between two requests.
+    pub(crate) header_timeout: Duration,
+    /// Connections that may be held at once, over all runtimes.
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A listening socket that every runtime accepts from.
+pub(crate) struct Entrance {
+    pub(crate) listener: std::net::TcpListener,
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Entrance {
+    /// The same socket for another runtime.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            listener: self.listener.try_clone()?,
+            tls: self.tls.clone(),
+        })
+    }
+}
+
+/// What one runtime has for itself, beside what all share.
+pub(crate) struct Worker {
+    pub(crate) front: Arc<Front>,
     /// Where this runtime's clicks are written.
     pub(crate) clicks: RefCell<Lane>,
     /// The click that is being written: its texts keep their memory from one click to the next.
@@ -57,69 +88,48 @@ pub(crate) struct Worker {
     open: Gauge,
 }
 
-/// The limit on connections over all runtimes.
-pub(crate) type Slots = Arc<Semaphore>;
+impl Worker {
+    pub(crate) fn edge(&self) -> &Edge {
+        &self.front.edge
+    }
+}
 
-/// Starts a thread that serves `listener` until `shutdown` and then what is in flight.
+/// Starts a thread that serves `entrances` until the shutdown and then what is in flight.
 pub(crate) fn spawn(
     number: usize,
-    listener: std::net::TcpListener,
-    edge: Arc<Edge>,
+    entrances: Vec<Entrance>,
+    front: Arc<Front>,
     clicks: Lane,
-    slots: Slots,
-    shutdown: CancellationToken,
 ) -> io::Result<thread::JoinHandle<io::Result<()>>> {
-    let worker = move || {
+    let serve = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let worker = Rc::new(Worker {
-            edge,
+            front,
             clicks: RefCell::new(clicks),
             scratch: RefCell::default(),
             redirects: requests("redirect", "302"),
             open: metrics::gauge!(names::CONNECTIONS),
         });
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
-            let listener = TcpListener::from_std(listener)?;
-            serve(listener, worker, slots, shutdown).await;
-            Ok(())
-        })
+        LocalSet::new().block_on(&runtime, serve(entrances, worker))
     };
     thread::Builder::new()
         .name(format!("worker-{number}"))
-        .spawn(worker)
+        .spawn(serve)
 }
 
-async fn serve(
-    listener: TcpListener,
-    worker: Rc<Worker>,
-    slots: Slots,
-    shutdown: CancellationToken,
-) {
+async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
     let connections = TaskTracker::new();
-    while let Some(accepted) = shutdown
-        .run_until_cancelled(accept(&listener, &slots))
-        .await
-    {
-        let (stream, slot) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
-                tokio::time::sleep(ACCEPT_BACK_OFF).await;
-                continue;
-            }
-        };
-        let (worker, shutdown) = (Rc::clone(&worker), shutdown.clone());
-        connections.spawn_local(async move {
-            worker.open.increment(1);
-            serve_connection(stream, &worker, shutdown).await;
-            worker.open.decrement(1);
-            drop(slot);
-        });
+    let mut accepting = Vec::new();
+    for Entrance { listener, tls } in entrances {
+        let listener = TcpListener::from_std(listener)?;
+        let accept = accept_all(listener, tls, Rc::clone(&worker), connections.clone());
+        accepting.push(tokio::task::spawn_local(accept));
     }
-    drop(listener);
+    for accept in accepting {
+        accept.await?;
+    }
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
         .await
@@ -130,83 +140,159 @@ async fn serve(
             "connections were still open at the end"
         );
     }
+    Ok(())
 }
 
+async fn accept_all(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    worker: Rc<Worker>,
+    connections: TaskTracker,
+) {
+    let front = &worker.front;
+    while let Some(accepted) = front
+        .shutdown
+        .run_until_cancelled(accept(&listener, &front.slots))
+        .await
+    {
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                continue;
+            }
+        };
+        worker.open.increment(1);
+        let slot = Slot(worker.open.clone(), slot);
+        let worker = Rc::clone(&worker);
+        match tls.clone() {
+            None => drop(connections.spawn_local(serve_plain(stream, worker, slot))),
+            Some(tls) => drop(connections.spawn_local(serve_tls(stream, tls, worker, slot))),
+        }
+    }
+}
+
+/// A connection's place among those that are held.
+struct Slot(
+    Gauge,
+    #[expect(dead_code, reason = "it frees the slot")] OwnedSemaphorePermit,
+);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
+/// Waits for a slot and then for a connection: without one, connections wait in the kernel's queue.
 async fn accept(
     listener: &TcpListener,
-    slots: &Slots,
+    slots: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
     Ok((stream, slot))
 }
 
-async fn serve_connection(stream: TcpStream, worker: &Rc<Worker>, shutdown: CancellationToken) {
-    let Ok(peer) = stream.peer_addr() else {
-        return; // gone already
+/// Whose connection it is; none when it must be closed. Trusted proxies have no share: they speak
+/// for everybody.
+async fn admit(front: &Front, stream: &mut TcpStream) -> Option<(IpAddr, Option<Held>)> {
+    let peer = stream.peer_addr().ok()?.ip().to_canonical(); // an error: gone already
+    let proxies = &front.edge.proxies;
+    let client = if front.proxy_protocol {
+        match proxy_protocol::client_address(stream, peer, proxies).await {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::debug!(%error, %peer, "connection is closed");
+                refused(error.reason());
+                return None;
+            }
+        }
+    } else {
+        peer
     };
-    let service = service_fn(|request| async move {
-        Ok::<_, Infallible>(answer(worker, request, peer.ip()).await)
-    });
+    if proxies.trusts(client) {
+        return Some((client, None));
+    }
+    let held = front.per_address.hold(client);
+    if held.is_none() {
+        tracing::debug!(%client, "connection is closed: MAX_CONNECTIONS_PER_ADDRESS");
+        refused("address_limit");
+    }
+    held.map(|held| (client, Some(held)))
+}
+
+fn refused(reason: &'static str) {
+    metrics::counter!(names::CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+async fn serve_plain(mut stream: TcpStream, worker: Rc<Worker>, _slot: Slot) {
+    if let Some((client, _held)) = admit(&worker.front, &mut stream).await {
+        serve_http1(stream, &worker, client).await;
+    }
+}
+
+async fn serve_tls(mut stream: TcpStream, tls: Tls, worker: Rc<Worker>, _slot: Slot) {
+    let front = &worker.front;
+    let Some((client, _held)) = admit(front, &mut stream).await else {
+        return;
+    };
+    let handshake = front.shutdown.run_until_cancelled(tls.accept(stream)).await;
+    let stream = match handshake {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => {
+            tracing::debug!(%error, %client, "no handshake");
+            return;
+        }
+        None => return,
+    };
+    if !speaks_http2(&stream) {
+        serve_http1(stream, &worker, client).await;
+        return;
+    }
+    let handle = |request| {
+        let worker = Rc::clone(&worker);
+        async move { answer(&worker, request, client).await }
+    };
+    let idle = front.header_timeout;
+    if let Err(error) = http2::serve(stream, handle, idle, &front.shutdown).await {
+        tracing::debug!(%error, %client, "connection ended early");
+    }
+}
+
+async fn serve_http1<S>(stream: S, worker: &Rc<Worker>, client: IpAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service =
+        service_fn(
+            |request| async move { Ok::<_, Infallible>(answer(worker, request, client).await) },
+        );
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(worker.front.header_timeout)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = shutdown.cancelled() => {
+        () = worker.front.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "connection ended early");
+        tracing::debug!(%error, %client, "connection ended early");
     }
 }
 
-async fn answer(worker: &Worker, request: Request<Incoming>, peer: IpAddr) -> Answer {
-    let path = request.uri().path();
-    let (kind, answer) = if let Some(code) = path.strip_prefix("/r/") {
-        let answer = match *request.method() {
-            Method::GET | Method::HEAD => redirect::redirect(worker, &request, code, peer).await,
-            _ => pages::method_not_allowed("GET, HEAD"),
-        };
-        ("redirect", answer)
-    } else if path == "/postback" {
-        let answer = match *request.method() {
-            Method::GET | Method::POST => postback::postback(&worker.edge, request).await,
-            _ => pages::method_not_allowed("GET, POST"),
-        };
-        ("postback", answer)
-    } else if path == "/pixel.gif" {
-        let answer = match *request.method() {
-            Method::GET => pixel::pixel(&worker.edge, &request).await,
-            _ => pages::method_not_allowed("GET"),
-        };
-        ("pixel", answer)
-    } else if path == "/v1/events" {
-        let answer = match *request.method() {
-            Method::POST => events::events(&worker.edge, request).await,
-            Method::OPTIONS => cors::preflight(&worker.edge, &request).await,
-            _ => pages::method_not_allowed("POST, OPTIONS"),
-        };
-        ("events", answer)
-    } else if path == "/t.js" {
-        let answer = match *request.method() {
-            Method::GET | Method::HEAD => snippet::snippet(request.headers()),
-            _ => pages::method_not_allowed("GET, HEAD"),
-        };
-        ("snippet", answer)
-    } else {
-        ("other", pages::not_found())
-    };
+async fn answer(worker: &Worker, request: Request<Incoming>, client: IpAddr) -> Answer {
+    let (kind, answer) = route(worker, request, client).await;
     match (kind, answer.status().as_u16()) {
         ("redirect", 302) => worker.redirects.increment(1), // the hot one, looked up beforehand
         (kind, status) => requests(kind, label(status)).increment(1),
@@ -214,8 +300,73 @@ async fn answer(worker: &Worker, request: Request<Incoming>, peer: IpAddr) -> An
     answer
 }
 
+/// Chooses the handler by path and method, and names it for the metric.
+async fn route(
+    worker: &Worker,
+    request: Request<Incoming>,
+    client: IpAddr,
+) -> (&'static str, Answer) {
+    let host = match client::host(&request) {
+        Ok(host) => host,
+        Err(bad) => return ("other", pages::bad_request(&bad)),
+    };
+    let edge = worker.edge();
+    let method = request.method();
+    let path = request.uri().path();
+    if let Some(code) = path.strip_prefix("/r/") {
+        let answer = match *method {
+            Method::GET | Method::HEAD => {
+                let door = Door::shared(host.as_deref());
+                redirect(worker, &request, code, door, client).await
+            }
+            _ => pages::method_not_allowed("GET, HEAD"),
+        };
+        return ("redirect", answer);
+    }
+    match path {
+        "/postback" => {
+            let answer = match *method {
+                Method::GET | Method::POST => postback::postback(edge, request).await,
+                _ => pages::method_not_allowed("GET, POST"),
+            };
+            ("postback", answer)
+        }
+        "/pixel.gif" => {
+            let answer = match *method {
+                Method::GET => pixel::pixel(edge, &request).await,
+                _ => pages::method_not_allowed("GET"),
+            };
+            ("pixel", answer)
+        }
+        "/v1/events" => {
+            let answer = match *method {
+                Method::POST => events::events(edge, request).await,
+                Method::OPTIONS => cors::preflight(edge, &request).await,
+                _ => pages::method_not_allowed("POST, OPTIONS"),
+            };
+            ("events", answer)
+        }
+        "/t.js" => {
+            let answer = match *method {
+                Method::GET | Method::HEAD => snippet::snippet(request.headers()),
+                _ => pages::method_not_allowed("GET, HEAD"),
+            };
+            ("snippet", answer)
+        }
+        _ => {
+            let answer = match *method {
+                Method::GET | Method::HEAD => {
+                    on_own_domain(worker, &request, path, host.as_deref(), client).await
+                }
+                _ => pages::not_found(),
+            };
+            ("redirect", answer)
+        }
+    }
+}
+
 /// Counts requests of a kind that were answered with a status.
-pub(crate) fn requests(kind: &'static str, status: &'static str) -> Counter {
+fn requests(kind: &'static str, status: &'static str) -> Counter {
     metrics::counter!(names::HTTP_REQUESTS, "kind" => kind, "status" => status)
 }
 

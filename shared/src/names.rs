@@ -30,6 +30,16 @@ pub const INDEX_CHANGES: &str = "tributary_edge_index_changes_total";
 pub const INDEX_FOLLOWED: &str = "tributary_edge_index_followed";
 /// Redirector: open connections.
 pub const CONNECTIONS: &str = "tributary_connections";
+/// Redirector: connections closed before their first request, by `reason` (address_limit, or a PROXY
+/// header that is proxy_untrusted or proxy_header).
+pub const CONNECTIONS_REFUSED: &str = "tributary_connections_refused_total";
+/// Redirector: TLS handshakes by `outcome` (completed, failed, timeout).
+pub const TLS_HANDSHAKES: &str = "tributary_tls_handshakes_total";
+/// Redirector: when the certificate in use for `host` expires, in seconds since 1970; 0 once there is
+/// none. Alarm two weeks before.
+pub const TLS_CERTIFICATE_EXPIRES: &str = "tributary_tls_certificate_expires_seconds";
+/// Redirector: certificates in the folder that can't be used. Any is an alarm: the log says why.
+pub const TLS_CERTIFICATES_UNUSABLE: &str = "tributary_tls_certificates_unusable";
 /// Processor: rows written to ClickHouse by `table`.
 pub const FACTS_WRITTEN: &str = "tributary_facts_written_total";
 /// Processor: rows that were delivered again and skipped, by `table`.

@@ -1,15 +1,20 @@
 //! The edge over real sockets, Redis and Kafka.
 
+mod events;
+mod hostile;
 #[cfg(test)]
 mod journal;
-mod events;
 #[cfg(test)]
 mod pixel;
 #[cfg(test)]
 mod postback;
+#[cfg(test)]
+mod proxy;
 #[cfg(test)]
 mod redirect;
 #[cfg(test)]
 mod snippet;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tributary_redirector::{Config, RunError, run};
+use tributary_redirector::{Config, Listeners, RunError, run};
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines;
@@ -41,6 +41,7 @@ pub(crate) struct Edge {
     pub(crate) place: Isolated,
     pub(crate) client: Client,
     address: SocketAddr,
+    https: Option<SocketAddr>,
     operations: SocketAddr,
     stop: CancellationToken,
     task: Option<JoinHandle<Result<(), RunError>>>,
@@ -84,7 +85,11 @@ impl Edge {
         config.journal_dir = journal.path().to_owned();
         config.workers = Some(2);
         adjust(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let https = match &config.tls_dir {
+            Some(_) => Some(TcpListener::bind("127.0.0.1:0").await.unwrap()),
+            None => None,
+        };
         let operations = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stop = CancellationToken::new();
         let edge = Self {
@@ -92,12 +97,16 @@ impl Edge {
                 .redirect(redirect::Policy::none())
                 .build()
                 .unwrap(),
-            address: listener.local_addr().unwrap(),
+            address: http.local_addr().unwrap(),
             operations: operations.local_addr().unwrap(),
+            https: https.as_ref().map(|https| https.local_addr().unwrap()),
             task: Some(tokio::spawn(run(
                 config,
-                listener,
-                operations,
+                Listeners {
+                    http,
+                    https,
+                    operations,
+                },
                 stop.clone(),
             ))),
             stop,
@@ -112,6 +121,11 @@ impl Edge {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves TLS; only where `tls_dir` is set.
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.https.expect("it serves TLS")
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
