@@ -1,18 +1,24 @@
 //! A link's destination: a URL with macros such as `{click_id}`, compiled when a link is loaded.
 //!
 //! Macros stand after the host only and their values are percent-encoded, so whoever fills them can
-//! neither choose where the shopper goes nor end the header line.
-
-use std::fmt::Write as _;
+//! neither choose where the shopper goes nor end the header line. What is rendered never exceeds
+//! [`MAX_RENDERED_BYTES`]. A template takes 16 bytes and one allocation of about the destination's
+//! length: an edge holds a million of them.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 /// Longest destination, in bytes.
 pub const MAX_DESTINATION_BYTES: usize = 2048;
+/// Most macros in one destination.
+pub const MAX_MACROS: usize = 32;
+/// Longest [`Value::Plain`], in bytes.
+pub const MAX_PLAIN_BYTES: usize = 64;
+/// Longest destination once its macros are filled in, in bytes.
+pub const MAX_RENDERED_BYTES: usize = MAX_DESTINATION_BYTES + MAX_MACROS * MAX_PLAIN_BYTES;
 
 /// RFC 3986 "unreserved" is left as it is; everything else is encoded.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+pub const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -41,6 +47,23 @@ const MACROS: [(&str, Macro); 8] = [
     ("sub5", Macro::Sub(4)),
 ];
 
+/// What a macro is filled in with.
+#[derive(Debug, Clone, Copy)]
+pub enum Value<'v> {
+    /// Our own, of unreserved characters only and at most [`MAX_PLAIN_BYTES`] long: not encoded.
+    Plain(&'v str),
+    /// In decimal.
+    Number(u64),
+    /// Anybody's: encoded.
+    Text(&'v str),
+}
+
+impl<'v> From<&'v str> for Value<'v> {
+    fn from(text: &'v str) -> Self {
+        Self::Text(text)
+    }
+}
+
 /// Why a destination can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
@@ -56,6 +79,8 @@ pub enum TemplateError {
     Unbalanced,
     #[error("unknown macro {{{0}}}: use one of {names}", names = macro_names())]
     UnknownMacro(String),
+    #[error("destination must hold at most {MAX_MACROS} macros")]
+    TooManyMacros,
 }
 
 fn macro_names() -> String {
@@ -63,16 +88,18 @@ fn macro_names() -> String {
     names.join(", ")
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(Box<str>),
-    Macro(Macro),
+/// A destination, ready to be rendered.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Template {
+    /// The destination with each macro as one control character, its place in [`MACROS`]: no
+    /// destination holds one of its own.
+    text: Box<str>,
 }
 
-/// A destination, ready to be rendered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
-    parts: Box<[Part]>,
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Template").field(&self.text).finish()
+    }
 }
 
 impl Template {
@@ -87,29 +114,50 @@ impl Template {
         if !destination.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(TemplateError::NotAscii);
         }
-        let parts = split(destination)?;
-        check_url(&parts)?;
-        Ok(Self {
-            parts: parts.into(),
-        })
+        let text = mark(destination)?;
+        check_url(&text)?;
+        Ok(Self { text: text.into() })
     }
 
-    /// Appends the destination to `out`; `value` gives each macro's text.
-    pub fn render<'v>(&self, out: &mut String, value: impl Fn(Macro) -> &'v str) {
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => out.push_str(text),
-                Part::Macro(m) => {
-                    // Writing to a String can't fail.
-                    let _ = write!(out, "{}", utf8_percent_encode(value(*m), ENCODED));
-                }
-            }
+    /// Appends the destination to `out`, at most [`MAX_RENDERED_BYTES`] of visible ASCII; `value`
+    /// gives what each macro is filled in with. Where that is too long, each [`Value::Text`] is left
+    /// empty.
+    pub fn render<'v, V: Into<Value<'v>>>(&self, out: &mut String, value: impl Fn(Macro) -> V) {
+        let start = out.len();
+        self.fill_in(out, |wanted| value(wanted).into());
+        if out.len() - start > MAX_RENDERED_BYTES {
+            out.truncate(start);
+            self.fill_in(out, |wanted| match value(wanted).into() {
+                Value::Text(_) => Value::Plain(""),
+                ours => ours,
+            });
         }
+    }
+
+    fn fill_in<'v>(&self, out: &mut String, value: impl Fn(Macro) -> Value<'v>) {
+        let mut rest = &*self.text;
+        while let Some(at) = rest.bytes().position(|b| b.is_ascii_control()) {
+            let (text, marked) = rest.split_at(at);
+            out.push_str(text);
+            let (_, wanted) = MACROS[usize::from(marked.as_bytes()[0])];
+            match value(wanted) {
+                Value::Plain(plain) => {
+                    debug_assert!(plain.len() <= MAX_PLAIN_BYTES);
+                    out.push_str(plain);
+                }
+                Value::Number(number) => out.push_str(itoa::Buffer::new().format(number)),
+                Value::Text(text) => out.extend(utf8_percent_encode(text, ENCODED)),
+            }
+            rest = &marked[1..];
+        }
+        out.push_str(rest);
     }
 }
 
-fn split(destination: &str) -> Result<Vec<Part>, TemplateError> {
-    let mut parts = Vec::new();
+/// `destination` with a control character in place of each macro.
+fn mark(destination: &str) -> Result<String, TemplateError> {
+    let mut marked = String::with_capacity(destination.len());
+    let mut macros = 0;
     let mut rest = destination;
     while let Some(open) = rest.find(['{', '}']) {
         let after = rest[open..]
@@ -117,47 +165,41 @@ fn split(destination: &str) -> Result<Vec<Part>, TemplateError> {
             .ok_or(TemplateError::Unbalanced)?;
         let close = after.find('}').ok_or(TemplateError::Unbalanced)?;
         let name = &after[..close];
-        let (_, found) = MACROS
-            .iter()
-            .find(|(known, _)| *known == name)
+        let (mark, _) = ('\0'..)
+            .zip(MACROS)
+            .find(|(_, (known, _))| *known == name)
             .ok_or_else(|| TemplateError::UnknownMacro(name.to_owned()))?;
-        if open > 0 {
-            parts.push(Part::Text(rest[..open].into()));
+        macros += 1;
+        if macros > MAX_MACROS {
+            return Err(TemplateError::TooManyMacros);
         }
-        parts.push(Part::Macro(*found));
+        marked.push_str(&rest[..open]);
+        marked.push(mark);
         rest = &after[close + 1..];
     }
-    if !rest.is_empty() {
-        parts.push(Part::Text(rest.into()));
-    }
-    Ok(parts)
+    marked.push_str(rest);
+    Ok(marked)
 }
 
-fn check_url(parts: &[Part]) -> Result<(), TemplateError> {
-    let Some(Part::Text(start)) = parts.first() else {
-        return Err(TemplateError::NotAUrl);
-    };
+fn check_url(marked: &str) -> Result<(), TemplateError> {
     // `https:/host`, `https:\\host` and the like are mended differently by different readers:
     // take only what every reader sees alike.
-    let authority = ["http://", "https://"]
+    let after_scheme = ["http://", "https://"]
         .iter()
-        .find_map(|scheme| start.strip_prefix(scheme))
+        .find_map(|scheme| marked.strip_prefix(scheme))
         .ok_or(TemplateError::NotAUrl)?;
-    if authority.contains('\\') || authority.starts_with(['/', '?', '#']) {
-        return Err(TemplateError::NotAUrl);
-    }
-    let ends = authority.contains(['/', '?', '#']);
-    if !ends && parts.len() > 1 {
+    let is_macro = |c: char| c.is_ascii_control();
+    let end = after_scheme
+        .find(|c| is_macro(c) || matches!(c, '/' | '?' | '#'))
+        .unwrap_or(after_scheme.len());
+    let (authority, rest) = after_scheme.split_at(end);
+    if rest.starts_with(is_macro) {
         return Err(TemplateError::MacroInHost);
     }
-    let sample: String = parts
-        .iter()
-        .map(|part| match part {
-            Part::Text(text) => text,
-            Part::Macro(_) => "x",
-        })
-        .collect();
-    let url = Url::parse(&sample).map_err(|_| TemplateError::NotAUrl)?;
+    if authority.is_empty() || authority.contains('\\') {
+        return Err(TemplateError::NotAUrl);
+    }
+    let url = Url::parse(&marked.replace(is_macro, "x")).map_err(|_| TemplateError::NotAUrl)?;
     if url.host_str().is_none_or(str::is_empty)
         || !url.username().is_empty()
         || url.password().is_some()
@@ -225,6 +267,47 @@ mod tests {
         assert_eq!(
             refused(&format!("https://shop.example/{}", "a".repeat(2048))),
             E::TooLong
+        );
+    }
+
+    #[test]
+    fn our_own_values_are_not_encoded() {
+        let template = Template::parse(
+            "https://shop.example/{link_id}?c={click_id}&s={sub2}&a={affiliate_id}",
+        )
+        .unwrap();
+        let mut out = String::from("> ");
+        template.render(&mut out, |wanted| match wanted {
+            Macro::ClickId => Value::Plain("A-_z"),
+            Macro::LinkId => Value::Number(0),
+            Macro::AffiliateId => Value::Number(u64::MAX),
+            Macro::Sub(n) => Value::Text(["1", "ü/", "3", "4", "5"][n]),
+        });
+        assert_eq!(
+            out,
+            "> https://shop.example/0?c=A-_z&s=%C3%BC%2F&a=18446744073709551615"
+        );
+    }
+
+    #[test]
+    fn what_is_rendered_is_bounded() {
+        let most = format!("https://shop.example/{}", "{sub1}{click_id}".repeat(16));
+        let template = Template::parse(&most).unwrap();
+        let click_id = "c".repeat(MAX_PLAIN_BYTES);
+        let sub = "ü".repeat(64);
+        let render = |sub: &str| {
+            let mut out = String::new();
+            template.render(&mut out, |wanted| match wanted {
+                Macro::ClickId => Value::Plain(&click_id),
+                _ => Value::Text(sub),
+            });
+            out
+        };
+        assert_eq!(render("x").len(), 21 + 16 * 65);
+        assert_eq!(render(&sub).len(), 21 + 16 * 64);
+        assert_eq!(
+            Template::parse(&format!("{most}{{sub1}}")),
+            Err(TemplateError::TooManyMacros)
         );
     }
 
