@@ -8,12 +8,24 @@
 mod client;
 mod config;
 mod cookies;
+#[allow(dead_code, reason = "wired in next")]
+mod country;
+#[allow(dead_code, reason = "wired in next")]
+mod destination;
+#[allow(dead_code, reason = "wired in next")]
+mod device;
 mod fingerprint;
+#[allow(dead_code, reason = "wired in next")]
+mod link;
 mod pages;
 mod postback;
+#[allow(dead_code, reason = "wired in next")]
+mod query;
 mod record;
 mod redirect;
 mod resolve;
+#[allow(dead_code, reason = "wired in next")]
+mod route;
 mod server;
 
 use std::sync::Arc;
