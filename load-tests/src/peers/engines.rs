@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use prost::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tributary_shared::config::{KafkaConfig, RedisConfig};
@@ -98,22 +99,15 @@ impl Arrivals {
         kafka::create_topics(&config).await.map_err(failed)?;
         let consumer: BaseConsumer = kafka::consumer(&config, "peers").create().map_err(failed)?;
         let topic = Topics::new(TOPIC_PREFIX).name(Topic::Clicks);
-        let metadata = consumer
-            .fetch_metadata(Some(&topic), KAFKA_WITHIN)
-            .map_err(failed)?;
-        let mut partitions = TopicPartitionList::new();
-        for partition in metadata
-            .topics()
-            .iter()
-            .flat_map(|topic| topic.partitions())
-        {
-            let (_, end) = consumer
-                .fetch_watermarks(&topic, partition.id(), KAFKA_WITHIN)
-                .map_err(failed)?;
-            partitions
-                .add_partition_offset(&topic, partition.id(), Offset::Offset(end))
-                .map_err(failed)?;
-        }
+        // A topic that was just made has no leaders for a moment.
+        let began = Instant::now();
+        let partitions = loop {
+            match ends(&consumer, &topic) {
+                Ok(partitions) => break partitions,
+                Err(error) if began.elapsed() > KAFKA_WITHIN => return Err(failed(error)),
+                Err(_) => std::thread::sleep(POLL),
+            }
+        };
         consumer.assign(&partitions).map_err(failed)?;
         Ok(Self {
             consumer,
@@ -148,7 +142,25 @@ impl Arrivals {
     }
 }
 
-fn failed(error: rdkafka::error::KafkaError) -> Error {
+/// Where each partition of a topic ends now.
+fn ends(consumer: &BaseConsumer, topic: &str) -> Result<TopicPartitionList, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), KAFKA_WITHIN)?;
+    let mut partitions = TopicPartitionList::new();
+    for partition in metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+    {
+        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), KAFKA_WITHIN)?;
+        partitions.add_partition_offset(topic, partition.id(), Offset::Offset(end))?;
+    }
+    if partitions.count() == 0 {
+        return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic));
+    }
+    Ok(partitions)
+}
+
+fn failed(error: KafkaError) -> Error {
     Error::Unreadable {
         doing: "use Kafka (KAFKA_BROKERS)".to_owned(),
         why: error.to_string(),
