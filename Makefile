@@ -8,7 +8,7 @@ launcher := target/release/tributary-local
 cargo_build := cargo build --release --workspace
 services := --bin redirector --bin processor --bin admin-api --bin tributary-local
 
-.PHONY: help run replay test bench setup build fmt lint clean
+.PHONY: help run replay test bench drill setup build fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,9 +26,16 @@ test: setup ## all tests, on one set of real engines
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
 	    $(launcher) exec --data "$$data" -- cargo test --release --workspace
 
-bench: ## the redirect's cost beside nginx's
+bench: build ## the redirect's cost beside nginx's
 	@deploy/local/setup.sh bench
+	@$(cargo_build) --bin peers
 	@benches/redirect.sh
+
+# KAFKA_AWAY_SECONDS=20 makes the longest drill short.
+drill: build ## kill everything in turn under load and count every click
+	@$(cargo_build) --bin drill
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	    $(launcher) exec --services --data "$$data" -- target/release/drill
 
 setup: ## bring what is missing: Debian packages, the engines' files
 	@deploy/local/setup.sh

@@ -8,6 +8,13 @@ pub enum Error {
     #[error("{}: {why}; start the system with `make run`, or name its run.json with --run", path.display())]
     RunFile { path: PathBuf, why: String },
 
+    #[error("cannot {doing}: {source}")]
+    Io {
+        doing: String,
+        #[source]
+        source: std::io::Error,
+    },
+
     #[error("{}: {why}", path.display())]
     Input { path: PathBuf, why: String },
 
@@ -42,6 +49,14 @@ pub enum Error {
     #[error("cannot {doing}: {why}")]
     Unreadable { doing: String, why: String },
 
+    #[error(
+        "{name} is not up (its pid is not in run.json); drills need `tributary-local run` or `exec --services`"
+    )]
+    NotUp { name: &'static str },
+
+    #[error("{name} did not come back within {seconds} s; see logs/{name}.log in the data folder")]
+    NotBack { name: &'static str, seconds: u64 },
+
     #[error("PostgreSQL, {doing}: {source}")]
     Postgres {
         doing: &'static str,
@@ -51,6 +66,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Names what was being done when the kernel refused.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+
     /// Names what was being done when a request failed.
     pub(crate) fn http(doing: impl Into<String>) -> impl FnOnce(reqwest::Error) -> Self {
         let doing = doing.into();

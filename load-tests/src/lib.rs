@@ -1,4 +1,13 @@
-//! Replays 10,000 real requests as clicks, posts orders for some of them, and then checks with its
+//! Sends clicks to a running system and checks, by counts of its own, what became of them.
+//!
+//! | program | what it does | start reading at |
+//! |---|---|---|
+//! | `replay` | 10,000 real requests, orders for some of them, every cent compared | [`run`] |
+//! | `load` | clicks at a constant rate, or as many as are answered | [`load`] |
+//! | `drill` | kills and withholds processes under load; no click may be lost or counted twice | [`drill`] |
+//! | `peers` | the redirector's cost beside nginx's | [`peers`] |
+//!
+//! The replay: it replays 10,000 real requests as clicks, posts orders for some of them, and then checks with its
 //! own count that each click is stored once as it was sent and that each commission is exact.
 //!
 //! | module | subject |
@@ -10,6 +19,7 @@
 //! | `api`, `stores` | reading: the admin API; ClickHouse and PostgreSQL themselves |
 //! | `reckon` | money in whole minor units, sharing nothing with the product |
 //! | `check`, `report`, `progress` | the comparison, and what a person sees |
+//! | `target`, `oracle` | of load and drills: whom to ask; click ids answered against click ids stored |
 
 mod access_log;
 mod agents;
@@ -17,9 +27,13 @@ mod api;
 mod browser;
 mod check;
 mod dice;
+pub mod drill;
 mod error;
+pub mod load;
 mod options;
+mod oracle;
 mod orders;
+pub mod peers;
 mod plan;
 mod progress;
 mod reckon;
@@ -27,9 +41,11 @@ mod report;
 mod run_file;
 mod shop;
 mod stores;
+mod target;
 
 pub use error::Error;
 pub use options::Options;
+pub use target::Target;
 
 use tributary_shared::clock::Clock;
 

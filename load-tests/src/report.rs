@@ -80,13 +80,13 @@ pub(crate) fn print(sent: &Sent<'_>, verdict: &Verdict) {
     println!("\n{outcome}");
 }
 
-fn table<const N: usize>(head: [&str; N]) -> Table {
+pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(STYLE).set_header(head);
     table
 }
 
-fn aligned(mut table: Table, numbers: std::ops::RangeInclusive<usize>) -> Table {
+pub(crate) fn aligned(mut table: Table, numbers: std::ops::RangeInclusive<usize>) -> Table {
     for column in numbers {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

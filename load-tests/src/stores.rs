@@ -127,6 +127,45 @@ impl ClickHouse {
         Ok(StoredClicks { asked, marked })
     }
 
+    /// How many rows carry a run's mark.
+    pub(crate) async fn count_marked(
+        &self,
+        run: &str,
+        since: DateTime<Utc>,
+    ) -> Result<usize, Error> {
+        #[derive(Deserialize)]
+        struct Count {
+            n: usize,
+        }
+        let counts: Vec<Count> = self
+            .rows(&format!(
+                "SELECT count() AS n FROM clicks WHERE {} AND sub1 = '{run}'",
+                received(since)
+            ))
+            .await?;
+        Ok(counts.iter().map(|count| count.n).sum())
+    }
+
+    /// Each click id that carries a run's mark, and in how many rows it stands.
+    pub(crate) async fn times_stored(
+        &self,
+        run: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<(String, usize)>, Error> {
+        #[derive(Deserialize)]
+        struct Times {
+            click_id: String,
+            n: usize,
+        }
+        let rows: Vec<Times> = self
+            .rows(&format!(
+                "SELECT click_id, count() AS n FROM clicks WHERE {} AND sub1 = '{run}' GROUP BY click_id",
+                received(since)
+            ))
+            .await?;
+        Ok(rows.into_iter().map(|row| (row.click_id, row.n)).collect())
+    }
+
     /// How many conversions and commissions of the run there are.
     pub(crate) async fn count_orders(&self, run: &str) -> Result<(usize, usize), Error> {
         let facts = self.orders(run).await?;

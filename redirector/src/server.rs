@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tributary_shared::events::Click;
 use tributary_shared::names;
 
-use crate::connections::{self, Held, PerAddress};
+use crate::connections::{Held, PerAddress};
 use crate::journal::Lane;
 use crate::redirect::{Door, on_own_domain, redirect};
 use crate::tls::{Tls, speaks_http2};

@@ -1,8 +1,14 @@
 //! Tributary's three services as children of the launcher, each configured by its environment.
+//!
+//! The redirector's socket is the launcher's: each start of the redirector inherits it. While none
+//! runs, connections wait in the kernel's queue; a restart, even after `kill -9`, refuses nobody.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use command_fds::{CommandFdExt as _, FdMapping};
+use tokio::net::TcpSocket;
 use tokio::process::Command;
 
 use crate::engines::Addresses;
@@ -12,6 +18,15 @@ use crate::secrets::Secrets;
 use crate::supervisor::Program;
 use crate::system::System;
 use crate::{Error, artifacts, demo, http};
+
+/// Connections that may wait for the redirector while it restarts; the kernel may hold fewer
+/// (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// The first inherited socket's number, and how the child is told how many there are: systemd's
+/// protocol.
+const FIRST_INHERITED: i32 = 3;
+const INHERITED_COUNT: &str = "LISTEN_FDS";
 
 /// The ports of the services.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,6 +58,8 @@ struct Service {
     program: PathBuf,
     /// Where it serves, beside its metrics. It never moves: others were told.
     listen: Option<Port>,
+    /// The socket of `listen`, where the launcher holds it.
+    socket: Option<TcpListener>,
     metrics: Port,
     environment: Vec<(&'static str, String)>,
 }
@@ -80,6 +97,9 @@ impl Program for Service {
         if let Some(listen) = &self.listen {
             command.env("LISTEN", socket(listen));
         }
+        if let Some(socket) = &self.socket {
+            hand_over(socket, &mut command);
+        }
         command
     }
 
@@ -96,6 +116,30 @@ impl Program for Service {
     /// A service finishes what it holds: the redirector gives Kafka up to 10 seconds.
     fn stop_limit(&self) -> Duration {
         Duration::from_secs(15)
+    }
+}
+
+/// Listens on `port`, on behalf of a service that may not be there yet.
+fn listen(port: &Port) -> Result<TcpListener, Error> {
+    let bind = || {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::LOCALHOST, port.number()).into())?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    bind().map_err(Error::io(format!("listen on port {}", port.number())))
+}
+
+/// Lets the child have `socket` as its first inherited one. Where that is impossible (no descriptor
+/// left) the child says that the address is taken, and is started again later.
+fn hand_over(socket: &TcpListener, command: &mut Command) {
+    let Ok(copy) = socket.try_clone() else { return };
+    let mapping = FdMapping {
+        parent_fd: copy.into(),
+        child_fd: FIRST_INHERITED,
+    };
+    if command.fd_mappings(vec![mapping]).is_ok() {
+        command.env(INHERITED_COUNT, "1");
     }
 }
 
@@ -175,6 +219,7 @@ pub(crate) async fn start_in(
         key: "admin_api",
         program: artifacts::service("admin-api")?,
         listen: Some(admin_api_port),
+        socket: None,
         metrics: admin_api_metrics,
         environment,
     });
@@ -185,6 +230,7 @@ pub(crate) async fn start_in(
         key: "processor",
         program: artifacts::service("processor")?,
         listen: None,
+        socket: None,
         metrics: processor_metrics,
         environment: shared(),
     });
@@ -203,6 +249,7 @@ pub(crate) async fn start_in(
         name: "redirector",
         key: "redirector",
         program: artifacts::service("redirector")?,
+        socket: Some(listen(&redirector_port)?),
         listen: Some(redirector_port),
         metrics: redirector_metrics,
         environment,
@@ -213,4 +260,37 @@ pub(crate) async fn start_in(
 
 fn port(asked: Option<u16>, variable: &'static str, default: u16) -> Result<Port, Error> {
     Port::asked_or_near(asked, variable, default)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_made_while_nobody_serves_waits_for_the_next_start() {
+        let port = Port::free().unwrap();
+        let socket = listen(&port).unwrap();
+        let mut early = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).unwrap();
+        early.write_all(b"hello").unwrap();
+
+        // A child that was handed the socket as descriptor 3 sees that it is a socket, and which.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $LISTEN_FDS $(readlink /proc/self/fd/3)"])
+            .stdout(Stdio::piped());
+        hand_over(&socket, &mut command);
+        let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with("1 socket:["), "{said}");
+
+        let (mut accepted, _) = socket.accept().unwrap();
+        accepted.set_nonblocking(false).unwrap();
+        let mut read = [0; 5];
+        accepted.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"hello");
+    }
 }

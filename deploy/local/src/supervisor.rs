@@ -6,8 +6,11 @@
 //! - A first start that fails is tried a few times (a port may be lost to another program, a killed
 //!   predecessor may need a moment to let go of its files) and then is an error. Once it has been
 //!   healthy, it is restarted for ever, with growing pauses.
+//! - Whoever wants it to stay away for a while, to see what the others make of it, locks the file
+//!   `hold/NAME` of the data folder: it is not restarted before the lock is gone.
 
 use std::fmt::Debug;
+use std::fs::{File, TryLockError};
 use std::future::Future;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -35,6 +38,10 @@ const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PROBE_PAUSE: Duration = Duration::from_millis(300);
 /// The longest that one probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where a child's restart can be held off, in the data folder; and how often that is looked at.
+const HOLD_FOLDER: &str = "hold";
+const HOLD_LOOK: Duration = Duration::from_millis(100);
 
 /// How a child is asked to end.
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +259,20 @@ async fn supervise(
             () = sleep(pause) => {}
             () = stop.cancelled() => return Ok(()),
         }
+        while is_held(&context.data, name) {
+            tokio::select! {
+                () = sleep(HOLD_LOOK) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
     }
+}
+
+/// Whether somebody keeps `name` from being restarted. A lock, because the kernel takes it away with its
+/// holder: a drill that was killed can't leave an engine away for ever.
+fn is_held(data: &DataDir, name: &str) -> bool {
+    File::open(data.join(HOLD_FOLDER).join(name))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// One life: from spawn until the process is gone. `begun`: when its preparation began.
@@ -406,5 +426,19 @@ mod tests {
         );
         assert_eq!(back_off.after(BackOff::RAN_WELL), BackOff::FIRST);
         assert_eq!(back_off.after(brief), BackOff::FIRST * 2);
+    }
+
+    #[test]
+    fn a_hold_lasts_as_long_as_its_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        assert!(!is_held(&data, "kafka"), "no file");
+        let hold = File::create(data.folder(HOLD_FOLDER).unwrap().join("kafka")).unwrap();
+        assert!(!is_held(&data, "kafka"), "a file that nobody locks");
+        hold.lock().unwrap();
+        assert!(is_held(&data, "kafka"));
+        assert!(!is_held(&data, "redis"));
+        drop(hold);
+        assert!(!is_held(&data, "kafka"));
     }
 }
