@@ -28,6 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 const MAX_MEMORY_BYTES: &str = "2000000000";
 
 const CLICKS: &str = "(SELECT * FROM clicks WHERE tenant_id = {tenant:UInt64}
+    AND outcome != 4
     AND received_at >= fromUnixTimestamp64Micro({from:Int64})
     AND received_at < fromUnixTimestamp64Micro({to:Int64})
     AND ({link:UInt64} = 0 OR link_id = {link:UInt64}))";
