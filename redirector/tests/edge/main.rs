@@ -5,4 +5,6 @@ mod postback;
 #[cfg(test)]
 mod redirect;
 #[cfg(test)]
+mod resolve;
+#[cfg(test)]
 mod support;
