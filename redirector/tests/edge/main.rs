@@ -1,6 +1,8 @@
 //! The edge over real sockets, Redis and Kafka.
 
+#[cfg(test)]
 mod events;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod journal;
@@ -12,6 +14,8 @@ mod postback;
 mod proxy;
 #[cfg(test)]
 mod redirect;
+#[cfg(test)]
+mod resolve;
 #[cfg(test)]
 mod snippet;
 #[cfg(test)]
