@@ -129,24 +129,24 @@ impl<'r> Engine<'r> {
         let mut events = Events::with_capacity(EVENTS);
         self.open_all(&mut events)?;
         self.started = Instant::now();
+        if let (Pace::Open { .. }, Some(duration)) = (self.settings.pace, self.settings.duration) {
+            // What is due at the very end is not asked any more.
+            self.limit = Some(self.due_until(self.started + duration));
+        }
         let mut looked = self.started;
         let mut ended: Option<Instant> = None;
         loop {
             let now = Instant::now();
+            let mut over = self.is_over(now);
             if now.duration_since(looked) >= LOOK_EVERY {
                 looked = now;
                 self.give_up_late(now);
-                if ended.is_none() && self.live.stop.load(Ordering::Relaxed) {
-                    // Nothing more becomes due; what was due is still sent.
-                    let due = self.due_until(now);
-                    self.limit = Some(self.limit.map_or(due, |limit| limit.min(due)));
-                    ended = Some(now);
-                }
+                over |= self.live.stop.load(Ordering::Relaxed);
             }
-            if ended.is_none() && self.is_over(now) {
+            if over && ended.is_none() {
+                // Nothing more becomes due; what was due is still sent.
+                self.limit = Some(self.due_until(now));
                 ended = Some(now);
-                let due = self.due_until(now);
-                self.limit = Some(self.limit.map_or(due, |limit| limit.min(due)));
             }
             self.reopen(now)?;
             self.send_due(now);

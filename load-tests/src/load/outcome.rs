@@ -194,8 +194,8 @@ fn grouped_u64(n: u64) -> String {
 pub fn text(duration: Duration) -> String {
     let micros = duration.as_micros();
     match micros {
-        0..10_000 => format!("{micros} µs"),
-        10_000..10_000_000 => format!("{}.{:01} ms", micros / 1000, micros % 1000 / 100),
+        0..1_000 => format!("{micros} µs"),
+        1_000..10_000_000 => format!("{}.{:01} ms", micros / 1000, micros % 1000 / 100),
         _ => format!(
             "{}.{:01} s",
             micros / 1_000_000,

@@ -126,7 +126,9 @@ impl Arrivals {
                         doing: "read a click from Kafka".to_owned(),
                         why: error.to_string(),
                     })?;
-                    self.clicks += u64::try_from(clicks.clicks.len()).unwrap_or(0);
+                    // One without an id is of a code that could not be looked up: nobody was redirected.
+                    let redirected = clicks.clicks.iter().filter(|c| !c.click_id.is_empty());
+                    self.clicks += u64::try_from(redirected.count()).unwrap_or(0);
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None if self.clicks >= expected => return Ok(()),
