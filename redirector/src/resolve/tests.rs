@@ -675,7 +675,11 @@ fn how_much_memory_a_million_links_take() {
     };
     let freshness = Freshness::new(Duration::from_secs(3600));
     let compiler = Compiler::new();
-    let one = Arc::new(compiler.compile(&link(TENANT, "https://a.example/"), TENANT).unwrap());
+    let one = Arc::new(
+        compiler
+            .compile(&link(TENANT, "https://a.example/"), TENANT)
+            .unwrap(),
+    );
     let remember = |memory: &Memory<Arc<ActiveLink>>, n: u64, value: Arc<ActiveLink>| {
         // Eight characters, each code another.
         let code = format!("{n:08x}");
