@@ -35,6 +35,7 @@ mod route;
 mod server;
 mod snippet;
 mod tls;
+mod watch;
 
 use std::io;
 use std::sync::Arc;

@@ -5,10 +5,11 @@
 //! Runtimes share what is read (the cache of links, the settings) and write to things of their own
 //! (journal lane, scratch memory), so that a second core costs a click nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -18,14 +19,14 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tributary_shared::events::Click;
@@ -35,6 +36,7 @@ use crate::connections::{Held, PerAddress};
 use crate::journal::Lane;
 use crate::redirect::{Door, on_own_domain, redirect};
 use crate::tls::{Tls, speaks_http2};
+use crate::watch::{Finish, Watches, watched};
 use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet};
 
 /// Bytes of request line and headers; more is answered with 431.
@@ -83,14 +85,19 @@ pub(crate) struct Worker {
     pub(crate) clicks: RefCell<Lane>,
     /// The click that is being written: its texts keep their memory from one click to the next.
     pub(crate) scratch: RefCell<Click>,
-    /// Redirects that were answered.
-    redirects: Counter,
+    watches: Rc<Watches>,
+    /// Redirects that were answered and not counted in the metric yet, which all runtimes share.
+    redirects: Cell<u64>,
     open: Gauge,
 }
 
 impl Worker {
     pub(crate) fn edge(&self) -> &Edge {
         &self.front.edge
+    }
+
+    fn count_redirects(&self) {
+        requests("redirect", "302").increment(self.redirects.take());
     }
 }
 
@@ -104,15 +111,16 @@ pub(crate) fn spawn(
     let serve = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build()?;
+            .build_local(LocalOptions::default())?;
         let worker = Rc::new(Worker {
-            front,
             clicks: RefCell::new(clicks),
             scratch: RefCell::default(),
-            redirects: requests("redirect", "302"),
+            watches: Watches::new(front.header_timeout),
+            redirects: Cell::new(0),
             open: metrics::gauge!(names::CONNECTIONS),
+            front,
         });
-        LocalSet::new().block_on(&runtime, serve(entrances, worker))
+        runtime.block_on(serve(entrances, worker))
     };
     thread::Builder::new()
         .name(format!("worker-{number}"))
@@ -127,9 +135,14 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
         let accept = accept_all(listener, tls, Rc::clone(&worker), connections.clone());
         accepting.push(tokio::task::spawn_local(accept));
     }
+    let looking = tokio::task::spawn_local({
+        let worker = Rc::clone(&worker);
+        async move { worker.watches.look_after(|| worker.count_redirects()).await }
+    });
     for accept in accepting {
         accept.await?;
     }
+    worker.watches.finish();
     connections.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
         .await
@@ -140,6 +153,8 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
             "connections were still open at the end"
         );
     }
+    looking.abort();
+    worker.count_redirects();
     Ok(())
 }
 
@@ -268,33 +283,43 @@ async fn serve_http1<S>(stream: S, worker: &Rc<Worker>, client: IpAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service =
-        service_fn(
-            |request| async move { Ok::<_, Infallible>(answer(worker, request, client).await) },
-        );
+    let watch = worker.watches.watch();
+    let service = service_fn(|request| {
+        let answering = worker.watches.answering(&watch);
+        async move {
+            let answer = answer(worker, request, client).await;
+            drop(answering);
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(worker.front.header_timeout)
+        .header_read_timeout(None) // `watched` has its own
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
+        .writev(false) // head and body of a redirect are one small write
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = worker.front.shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, %client, "connection ended early");
+    match watched(connection, &watch).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, %client, "connection ended early"),
+        None => tracing::debug!(%client, "connection is closed: it waited too long"),
+    }
+}
+
+impl<S, H> Finish for http1::Connection<TokioIo<S>, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: HttpService<Incoming, ResBody = Full<Bytes>>,
+    H::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
     }
 }
 
 async fn answer(worker: &Worker, request: Request<Incoming>, client: IpAddr) -> Answer {
     let (kind, answer) = route(worker, request, client).await;
     match (kind, answer.status().as_u16()) {
-        ("redirect", 302) => worker.redirects.increment(1), // the hot one, looked up beforehand
+        ("redirect", 302) => worker.redirects.set(worker.redirects.get() + 1), // the hot one
         (kind, status) => requests(kind, label(status)).increment(1),
     }
     answer
