@@ -69,8 +69,8 @@ pub struct Config {
     /// Connections served at once for one client address (an IPv6 /64); 0: no limit
     #[arg(long, env, default_value_t = 1_000)]
     pub max_connections_per_address: u32,
-    /// Connections served at once; further ones wait in the kernel's queue
-    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Connections served at once, each 15 KiB of memory (30 with TLS); further ones wait in the kernel's queue
+    #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
     #[command(flatten)]
     pub redis: RedisConfig,
