@@ -85,8 +85,8 @@ pub struct Config {
     /// File in MaxMind's format that tells an address's country, for links that route by it
     #[arg(long, env)]
     pub country_file: Option<PathBuf>,
-    /// Connections served at once; further ones wait in the kernel's queue
-    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Connections served at once, each 15 KiB of memory (30 with TLS); further ones wait in the kernel's queue
+    #[arg(long, env, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
     /// Conversions a second that browsers may report by one publishable key
     #[arg(long, env, default_value = "100")]

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 
 use crate::server::Answer;
@@ -57,13 +59,16 @@ pub(crate) fn prefetch_refused() -> Answer {
     )
 }
 
-/// 400, with what is wrong.
+/// 400, with what is wrong; whoever sent it may see other requests where we do, so that was the last.
 pub(crate) fn bad_request(error: &impl std::fmt::Display) -> Answer {
-    answer(
+    let mut answer = answer(
         StatusCode::BAD_REQUEST,
         "text/plain; charset=utf-8",
         Bytes::from(format!("{error}\n")),
-    )
+    );
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// 405, with what is allowed.

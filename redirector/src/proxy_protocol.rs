@@ -309,7 +309,7 @@ mod tests {
             "PROXY TCP5 203.0.113.9 10.0.0.1 4660 80\r\n",
             "PROXY UNKNOWNS\r\n",
             "PROXY tcp4 203.0.113.9 10.0.0.1 4660 80\r\n",
-            "PROXY TCP4 203.0.113.9 10.0.0.1 4660 80\n",
+            "PROXY TCP4 203.0.113.9 10.0.0.1 4660 80\nGET / HTTP/1.1\r\n",
             "PROXY TCP4\r\nGET / HTTP/1.1\r\n",
             "PROXY \r\n\r\n\r\n\r\n\r\n",
         ] {

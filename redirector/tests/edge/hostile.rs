@@ -175,7 +175,15 @@ async fn a_request_cannot_hide_in_another() {
             format!("{post}{head}\r\n0\r\n\r\n{hidden}").as_bytes(),
         )
         .await;
-        assert_eq!(statuses(&answer), ["400"], "{head:?}: {answer}");
+        // With both lengths, chunked counts, as the RFC wants it, and the connection ends as well.
+        let expected = if head.starts_with("Content-Length: 5\r\nT")
+            || head.ends_with("d\r\nContent-Length: 5\r\n")
+        {
+            "401"
+        } else {
+            "400"
+        };
+        assert_eq!(statuses(&answer), [expected], "{head:?}: {answer}");
     }
     for (request, why) in [
         ("GET /r/demo HTTP/1.1\r\n\r\n", "no host"),
@@ -194,7 +202,10 @@ async fn a_request_cannot_hide_in_another() {
         ("G\0T /r/demo HTTP/1.1\r\nHost: x\r\n\r\n", "no method"),
         ("GET /r/de\0mo HTTP/1.1\r\nHost: x\r\n\r\n", "no path"),
         ("GET r/demo HTTP/1.1\r\nHost: x\r\n\r\n", "no path"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 without TLS"),
+        (
+            "GET /r/demo?sub1=\"<> HTTP/1.1\r\nHost: x\r\n\r\n",
+            "no query",
+        ),
         (
             "\x16\x03\x01\x02\0\x01\0\x01\u{7f}\x03\x03\r\n\r\n",
             "TLS on the plain port",
@@ -203,6 +214,9 @@ async fn a_request_cannot_hide_in_another() {
         let answer = sent(&edge, format!("{request}{hidden}").as_bytes()).await;
         assert_eq!(statuses(&answer), ["400"], "{why}: {request:?}: {answer}");
     }
+    // HTTP/2 is for those who chose it in a handshake: its beginning ends a plain connection.
+    let answer = sent(&edge, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(answer, "");
     still_serves(&edge).await;
 }
 
@@ -223,7 +237,7 @@ async fn odd_but_lawful_requests_are_served() {
             "302",
         ),
         (
-            format!("GET /r/demo?a=b?c=d&sub1='\"<>{{}}|\\^` HTTP/1.1\r\n{close}"),
+            format!("GET /r/demo?a=b?c=d&sub1='{{}}|\\^`é HTTP/1.1\r\n{close}"),
             "302",
         ),
         (format!("GET /r/demo%00 HTTP/1.1\r\n{close}"), "404"),
