@@ -9,20 +9,10 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
-use hyper::header::{AsHeaderName, HOST, HeaderName};
-use hyper::{HeaderMap, Request, Version};
+use hyper::header::HOST;
+use hyper::{Request, Version};
 use ipnet::IpNet;
 use tributary_shared::links::MAX_HOST_CHARS;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const SEC_GPC: HeaderName = HeaderName::from_static("sec-gpc");
-const PREFETCH_HEADERS: [HeaderName; 4] = [
-    HeaderName::from_static("sec-purpose"),
-    HeaderName::from_static("purpose"),
-    HeaderName::from_static("x-purpose"),
-    HeaderName::from_static("x-moz"),
-];
 
 /// The header in which trusted proxies name their client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -47,22 +37,29 @@ impl TrustedProxies {
     /// The client's address. Each proxy appends the address that it saw, so the list is read from
     /// its end for as long as its authors are trusted; what stands further left is hearsay. An entry
     /// that is no address (`unknown`, a hidden name) ends the search: its author is the client.
-    pub(crate) fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn client_address(&self, peer: IpAddr, lines: &[&[u8]]) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.trusts(peer) {
             return peer; // the usual case: no header is looked at
         }
+        let lines = lines.iter().rev();
         match self.header {
             ForwardingHeader::XForwardedFor => {
-                let lists = headers.get_all(X_FORWARDED_FOR).iter().rev();
-                let entries = lists.flat_map(|list| list.as_bytes().rsplit(|b| *b == b','));
+                let entries = lines.flat_map(|line| line.rsplit(|b| *b == b','));
                 self.last_untrusted(peer, entries.map(node))
             }
             ForwardingHeader::Forwarded => {
-                let lists = headers.get_all(FORWARDED).iter().rev();
-                let elements = lists.flat_map(|list| rsplit_unquoted(list.as_bytes(), b','));
+                let elements = lines.flat_map(|line| rsplit_unquoted(line, b','));
                 self.last_untrusted(peer, elements.map(forwarded_for))
             }
+        }
+    }
+
+    /// The name of the header whose lines [`Self::client_address`] wants, in order.
+    pub(crate) fn header_name(&self) -> &'static str {
+        match self.header {
+            ForwardingHeader::XForwardedFor => "x-forwarded-for",
+            ForwardingHeader::Forwarded => "forwarded",
         }
     }
 
@@ -180,8 +177,8 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<Option<Cow<'_, str>>, BadH
     normal_host(authority).map(Some).ok_or(BadHost::Malformed)
 }
 
-/// The host of `host[:port]` in normal form; none when that is not what it is.
-fn normal_host(authority: &str) -> Option<Cow<'_, str>> {
+/// The host of `host[:port]` in normal form, as [`host`] answers it; none when that is not what it is.
+pub(crate) fn normal_host(authority: &str) -> Option<Cow<'_, str>> {
     let (host, port) = if authority.starts_with('[') {
         let (host, port) = authority.split_at(authority.find(']')? + 1);
         host.get(1..host.len() - 1)?.parse::<Ipv6Addr>().ok()?;
@@ -211,37 +208,6 @@ fn normal_host(authority: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Whether the client asked not to be tracked (Global Privacy Control).
-pub(crate) fn opted_out(headers: &HeaderMap) -> bool {
-    headers.get(SEC_GPC).is_some_and(|v| v.as_bytes() == b"1")
-}
-
-/// Whether a browser only looks ahead, without a person having clicked.
-pub(crate) fn is_prefetch(headers: &HeaderMap) -> bool {
-    PREFETCH_HEADERS
-        .iter()
-        .filter_map(|name| headers.get(name))
-        .any(|value| {
-            let value = value.as_bytes().to_ascii_lowercase();
-            // prefetch, prefetch;prerender, prerender, preview
-            value.windows(3).any(|w| w == b"pre")
-        })
-}
-
-/// Puts a header's text of at most `max_bytes` into `out`; empty when absent. Bytes that are no UTF-8
-/// are replaced.
-pub(crate) fn read(
-    headers: &HeaderMap,
-    name: impl AsHeaderName,
-    max_bytes: usize,
-    out: &mut String,
-) {
-    out.clear();
-    if let Some(value) = headers.get(name) {
-        out.push_str(cut(&String::from_utf8_lossy(value.as_bytes()), max_bytes));
-    }
-}
-
 /// The longest beginning of `text` within `max_bytes` that ends between two characters.
 pub(crate) fn cut(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
@@ -250,22 +216,25 @@ pub(crate) fn cut(text: &str, max_bytes: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shopper::Shopper;
     use hyper::header::HeaderValue;
     use proptest::prelude::*;
+
+    const X_FORWARDED_FOR: &str = "X-Forwarded-For";
+    const FORWARDED: &str = "Forwarded";
 
     fn seen_in(
         header: ForwardingHeader,
         trusted: &[&str],
         peer: &str,
-        fields: &[(HeaderName, &str)],
+        fields: &[(&str, &str)],
     ) -> String {
         let networks = trusted.iter().map(|n| n.parse().unwrap()).collect();
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(name, HeaderValue::from_str(value).unwrap());
-        }
-        TrustedProxies::new(networks, header)
-            .client_address(peer.parse().unwrap(), &headers)
+        let proxies = TrustedProxies::new(networks, header);
+        let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+        let lines = Shopper::read(fields, &proxies).forwarding;
+        proxies
+            .client_address(peer.parse().unwrap(), &lines)
             .to_string()
     }
 
@@ -514,21 +483,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn looking_ahead_is_recognised() {
-        let with = |name: HeaderName, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
-            is_prefetch(&headers)
-        };
-        assert!(with(PREFETCH_HEADERS[0].clone(), "prefetch;prerender"));
-        assert!(with(PREFETCH_HEADERS[1].clone(), "prefetch"));
-        assert!(with(PREFETCH_HEADERS[2].clone(), "preview"));
-        assert!(with(PREFETCH_HEADERS[3].clone(), "Prefetch"));
-        assert!(!with(PREFETCH_HEADERS[0].clone(), "navigate"));
-        assert!(!is_prefetch(&HeaderMap::new()));
     }
 
     #[test]

@@ -1,20 +1,11 @@
 //! `GET /r/{code}`, and `GET /{code}` on a tenant's own domain: answers a shopper with a 302 and
 //! records the click.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT_LANGUAGE, CACHE_CONTROL, HeaderName, HeaderValue, LOCATION, REFERER, REFERRER_POLICY,
-    SET_COOKIE, USER_AGENT,
-};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tributary_shared::bots::Verdict;
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::events::{Click, Outcome};
@@ -22,13 +13,17 @@ use tributary_shared::ids::{TenantId, new_uuid_v7};
 use tributary_shared::links::{Domain, is_code};
 use uuid::Uuid;
 
+use crate::client::cut;
+use crate::cookies::visitor;
+use crate::found::Found;
 use crate::link::ActiveLink;
 use crate::query::ClickQuery;
 use crate::record::record;
 use crate::resolve::{CapAnswer, Resolution, Space};
 use crate::route::{Choice, Visit, choose};
 use crate::server::{Answer, Worker};
-use crate::{Edge, client, cookies, destination, pages};
+use crate::shopper::{Shopper, put_text};
+use crate::{Edge, destination, pages};
 
 /// Longest User-Agent, referrer and Accept-Language that are stored, in bytes.
 const MAX_USER_AGENT_BYTES: usize = 512;
@@ -37,104 +32,105 @@ const MAX_ACCEPT_LANGUAGE_BYTES: usize = 128;
 /// How long a shopper waits for the disk, where the settings say that shoppers do.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
-const ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
-const HINT_MOBILE: HeaderName = HeaderName::from_static("sec-ch-ua-mobile");
-const HINT_PLATFORM: HeaderName = HeaderName::from_static("sec-ch-ua-platform");
+/// The paths that are not links'.
+const OTHERS: [&str; 4] = ["/postback", "/pixel.gif", "/v1/events", "/t.js"];
+
+/// Whether a path is a link's, as far as it can be told by the path alone.
+pub(crate) fn is_link(path: &str) -> bool {
+    path.starts_with("/r/") || !OTHERS.contains(&path)
+}
+
+/// A request for a link.
+#[derive(Debug)]
+pub(crate) struct Ask<'r> {
+    pub(crate) path: &'r str,
+    pub(crate) query: Option<&'r str>,
+    /// Answered alike, and not a click.
+    pub(crate) is_head: bool,
+    /// In normal form; none when an old client names none.
+    pub(crate) host: Option<&'r str>,
+    pub(crate) shopper: &'r Shopper<'r>,
+    /// The connection's other end.
+    pub(crate) peer: IpAddr,
+}
+
+/// What a shopper gets.
+pub(crate) enum Reply {
+    Found(Found),
+    Page(Answer),
+}
 
 /// Through which door a shopper came.
-pub(crate) struct Door<'r> {
+struct Door<'r> {
     space: Space,
-    /// In normal form; none when an old client names none.
-    host: Option<&'r str>,
     /// Where to send whom we can't send anywhere else; empty: nowhere.
     fallback: &'r str,
 }
 
 impl<'r> Door<'r> {
     /// `/r/{code}`, on whichever host.
-    pub(crate) fn shared(host: Option<&'r str>) -> Self {
-        Self {
-            space: Space::Shared,
-            host,
-            fallback: "",
-        }
-    }
+    const SHARED: Self = Self {
+        space: Space::Shared,
+        fallback: "",
+    };
 
-    fn own(host: Option<&'r str>, domain: &'r Domain) -> Option<Self> {
+    fn own(domain: &'r Domain) -> Option<Self> {
         Some(Self {
             space: Space::Tenant(TenantId::from_wire(domain.tenant_id)?),
-            host,
             fallback: &domain.fallback_url,
         })
     }
 }
 
-/// Answers a path that is no other handler's: a code, where the host is a tenant's own.
-pub(crate) async fn on_own_domain(
-    worker: &Worker,
-    request: &Request<Incoming>,
-    path: &str,
-    host: Option<&str>,
-    client: IpAddr,
-) -> Answer {
-    let Some(name) = host else {
-        return pages::not_found();
+/// Answers a request for a link: `/r/{code}` on any host, `/{code}` where the host is a tenant's own.
+pub(crate) async fn redirect(worker: &Worker, ask: &Ask<'_>) -> Reply {
+    if let Some(code) = ask.path.strip_prefix("/r/") {
+        return click(worker, ask, code, Door::SHARED).await;
+    }
+    let code = ask.path.strip_prefix('/').filter(|code| is_code(code));
+    let (Some(code), Some(host)) = (code, ask.host) else {
+        return Reply::Page(pages::not_found());
     };
     let resolver = &worker.edge().resolver;
-    let domain: Arc<Domain> = match resolver.domain_in_memory(name) {
+    let domain: Arc<Domain> = match resolver.domain_in_memory(host) {
         Some(domain) => domain,
-        None => match resolver.domain(name).await {
+        None => match resolver.domain(host).await {
             Resolution::Found(domain) => domain,
-            Resolution::Unknown => return pages::not_found(),
-            Resolution::Unavailable => {
-                let code = path.strip_prefix('/').filter(|code| is_code(code));
-                let Some(code) = code else {
-                    return pages::not_found();
-                };
-                return unresolved(worker, request, code, &Door::shared(host), client).await;
-            }
+            Resolution::Unknown => return Reply::Page(pages::not_found()),
+            Resolution::Unavailable => return unresolved(worker, ask, code, &Door::SHARED).await,
         },
     };
-    match Door::own(host, &domain) {
-        Some(door) => redirect(worker, request, &path[1..], door, client).await,
-        None => pages::not_found(),
+    match Door::own(&domain) {
+        Some(door) => click(worker, ask, code, door).await,
+        None => Reply::Page(pages::not_found()),
     }
 }
 
-/// Answers a click on `code`. A `HEAD` is answered alike and is not a click.
-pub(crate) async fn redirect(
-    worker: &Worker,
-    request: &Request<Incoming>,
-    code: &str,
-    door: Door<'_>,
-    peer: IpAddr,
-) -> Answer {
+/// Answers a click on `code`.
+async fn click(worker: &Worker, ask: &Ask<'_>, code: &str, door: Door<'_>) -> Reply {
     let edge = worker.edge();
-    let headers = request.headers();
-    if client::is_prefetch(headers) {
-        return pages::prefetch_refused();
+    let shopper = ask.shopper;
+    if shopper.looks_ahead {
+        return Reply::Page(pages::prefetch_refused());
     }
     let link = match edge.resolver.in_memory(door.space, code) {
         Some(link) => link,
         None => match edge.resolver.link(door.space, code).await {
             Resolution::Found(link) => link,
-            Resolution::Unknown => return nowhere(&door).unwrap_or_else(pages::not_found),
-            Resolution::Unavailable => {
-                return unresolved(worker, request, code, &door, peer).await;
-            }
+            Resolution::Unknown => return elsewhere(&door, pages::not_found),
+            Resolution::Unavailable => return unresolved(worker, ask, code, &door).await,
         },
     };
     let now = edge.clock.now();
-    let query = ClickQuery::read(request.uri().query());
-    let visitor = Visitor::of(edge, headers, peer, now);
-    let mut choice = route(edge, &link, headers, &visitor, now);
-    if request.method() == Method::HEAD {
-        let location = destination::location(&link, &choice, &query, "");
-        return location.map_or_else(pages::not_found, found);
+    let query = ClickQuery::read(ask.query);
+    let visitor = Visitor::of(edge, ask, now);
+    let mut choice = route(edge, &link, shopper, &visitor, now);
+    if ask.is_head {
+        return found(destination::location(&link, &choice, &query, ""));
     }
     if let Some(cap) = link.cap()
         && choice.outcome == Outcome::Destination
-        && is_person(edge, headers)
+        && is_person(edge, shopper)
     {
         let answer = edge.resolver.take(link.link_id, cap.limit, cap.period, now);
         match answer.await {
@@ -145,11 +141,14 @@ pub(crate) async fn redirect(
     }
 
     let token = ClickToken::mint(&edge.keys, link.link_id, now);
-    let Some(location) = destination::location(&link, &choice, &query, token.as_str()) else {
-        return pages::not_found();
+    let location = destination::location(&link, &choice, &query, token.as_str());
+    let reply = match found(location) {
+        Reply::Found(found) => {
+            let cookies = cookies(edge, &link, &choice, &token, &visitor, ask.host);
+            Reply::Found(found.with_cookies(cookies))
+        }
+        nowhere @ Reply::Page(_) => return nowhere,
     };
-    let mut answer = found(location);
-    set_cookies(edge, &mut answer, &link, &choice, &token, &visitor, &door);
     let safety = {
         let mut click = worker.scratch.borrow_mut();
         let click = &mut *click;
@@ -162,14 +161,14 @@ pub(crate) async fn redirect(
         replace(&mut click.click_id, token.as_str());
         click.code.clear();
         click.host.clear();
-        describe(click, edge, headers, &query, &visitor, now);
+        describe(click, edge, shopper, &query, &visitor, now);
         record(&mut worker.clicks.borrow_mut(), click)
     };
     if let Some(safety) = safety {
         // What is late is in the journal all the same; only a power loss could take it.
         safety.within(SYNC_TIMEOUT).await;
     }
-    answer
+    reply
 }
 
 /// Who clicks, as far as may be known.
@@ -183,11 +182,13 @@ struct Visitor {
 }
 
 impl Visitor {
-    fn of(edge: &Edge, headers: &HeaderMap, peer: IpAddr, now: DateTime<Utc>) -> Self {
-        let seen_at = edge.proxies.client_address(peer, headers);
-        let opted_out = client::opted_out(headers);
+    fn of(edge: &Edge, ask: &Ask<'_>, now: DateTime<Utc>) -> Self {
+        let shopper = ask.shopper;
+        let seen_at = edge.proxies.client_address(ask.peer, &shopper.forwarding);
+        let opted_out = shopper.opted_out;
         Self {
-            id: (!opted_out).then(|| cookies::visitor(headers).unwrap_or_else(|| new_uuid_v7(now))),
+            id: (!opted_out)
+                .then(|| visitor(shopper.cookies()).unwrap_or_else(|| new_uuid_v7(now))),
             address: (!opted_out).then_some(seen_at),
             seen_at,
         }
@@ -197,57 +198,47 @@ impl Visitor {
 fn route<'l>(
     edge: &Edge,
     link: &'l ActiveLink,
-    headers: &HeaderMap,
+    shopper: &Shopper<'_>,
     visitor: &Visitor,
     now: DateTime<Utc>,
 ) -> Choice<'l> {
     if link.extras.is_none() {
         return Choice::plain(link);
     }
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |value| std::str::from_utf8(value).unwrap_or_default();
     let country = || edge.countries.as_ref()?.lookup(visitor.seen_at);
     let visit = Visit {
         now,
         // Without a name there is nothing to stick to: each click is drawn anew.
         visitor: visitor.id.unwrap_or_else(|| new_uuid_v7(now)).as_u128(),
-        user_agent: text(&USER_AGENT).unwrap_or_default(),
-        hint_mobile: text(&HINT_MOBILE),
-        hint_platform: text(&HINT_PLATFORM),
-        accept_language: text(&ACCEPT_LANGUAGE).unwrap_or_default(),
+        user_agent: text(shopper.user_agent),
+        hint_mobile: shopper.hint_mobile,
+        hint_platform: shopper.hint_platform,
+        accept_language: text(shopper.accept_language),
         country: &country,
     };
     choose(link, &visit)
 }
 
 /// Bots don't use up a cap.
-fn is_person(edge: &Edge, headers: &HeaderMap) -> bool {
-    let user_agent = headers.get(USER_AGENT).map_or(Cow::Borrowed(""), |value| {
-        String::from_utf8_lossy(value.as_bytes())
-    });
-    edge.bots
-        .judge(client::cut(&user_agent, MAX_USER_AGENT_BYTES))
-        == Verdict::Person
+fn is_person(edge: &Edge, shopper: &Shopper<'_>) -> bool {
+    let user_agent = String::from_utf8_lossy(shopper.user_agent);
+    edge.bots.judge(cut(&user_agent, MAX_USER_AGENT_BYTES)) == Verdict::Person
 }
 
 /// A code that can't be looked up: the click is kept for the processor to resolve, and the shopper goes
 /// to the tenant's fallback or is asked to come back.
-async fn unresolved(
-    worker: &Worker,
-    request: &Request<Incoming>,
-    code: &str,
-    door: &Door<'_>,
-    peer: IpAddr,
-) -> Answer {
-    let answer = nowhere(door).unwrap_or_else(pages::unavailable);
-    if request.method() == Method::HEAD {
-        return answer;
+async fn unresolved(worker: &Worker, ask: &Ask<'_>, code: &str, door: &Door<'_>) -> Reply {
+    let reply = elsewhere(door, pages::unavailable);
+    if ask.is_head {
+        return reply;
     }
     let edge = worker.edge();
-    let headers = request.headers();
+    let shopper = ask.shopper;
     let now = edge.clock.now();
     let visitor = Visitor {
         id: None, // no cookie goes out
-        ..Visitor::of(edge, headers, peer, now)
+        ..Visitor::of(edge, ask, now)
     };
     let safety = {
         let mut click = worker.scratch.borrow_mut();
@@ -259,72 +250,72 @@ async fn unresolved(
             },
             outcome: Outcome::Unresolved.into(),
             code: code.to_owned(),
-            host: door.host.unwrap_or_default().to_owned(),
+            host: ask.host.unwrap_or_default().to_owned(),
             ..Click::default()
         };
-        let query = ClickQuery::read(request.uri().query());
-        describe(click, edge, headers, &query, &visitor, now);
+        let query = ClickQuery::read(ask.query);
+        describe(click, edge, shopper, &query, &visitor, now);
         record(&mut worker.clicks.borrow_mut(), click)
     };
     if let Some(safety) = safety {
         safety.within(SYNC_TIMEOUT).await;
     }
-    answer
+    reply
 }
 
-/// The tenant's fallback, if it has one.
-fn nowhere(door: &Door<'_>) -> Option<Answer> {
-    if door.fallback.is_empty() {
-        return None;
+/// To the tenant's fallback; where it has none, a page.
+fn elsewhere(door: &Door<'_>, page: fn() -> Answer) -> Reply {
+    let found = match door.fallback {
+        "" => None,
+        fallback => Found::new(fallback.to_owned()),
+    };
+    found.map_or_else(|| Reply::Page(page()), Reply::Found)
+}
+
+/// A location that leads nowhere is a page.
+fn found(location: Option<String>) -> Reply {
+    match location.and_then(Found::new) {
+        Some(found) => Reply::Found(found),
+        None => Reply::Page(pages::not_found()),
     }
-    HeaderValue::from_str(door.fallback).ok().map(found)
 }
 
-fn set_cookies(
+fn cookies(
     edge: &Edge,
-    answer: &mut Answer,
     link: &ActiveLink,
     choice: &Choice<'_>,
     token: &ClickToken,
     visitor: &Visitor,
-    door: &Door<'_>,
-) {
-    let host = door.host.unwrap_or_default();
-    let domain = link.cookie_domain().and_then(|domain| domain.of_host(host));
-    let set = answer.headers_mut();
-    // A click that did not reach the merchant's offer earns nothing later.
-    if choice.outcome == Outcome::Destination {
-        let window = u64::from(link.window_seconds);
-        set.append(SET_COOKIE, edge.cookies.click(token, window, domain));
-    }
-    if let Some(id) = visitor.id {
-        set.append(SET_COOKIE, edge.cookies.visitor(id, domain));
-    }
+    host: Option<&str>,
+) -> [Option<String>; 2] {
+    let domain = link.cookie_domain();
+    let domain = domain.and_then(|domain| domain.of_host(host.unwrap_or_default()));
+    let window = u64::from(link.window_seconds);
+    [
+        // A click that did not reach the merchant's offer earns nothing later.
+        (choice.outcome == Outcome::Destination).then(|| edge.cookies.click(token, window, domain)),
+        visitor.id.map(|id| edge.cookies.visitor(id, domain)),
+    ]
 }
 
 /// What is known of a click beside its link and outcome.
 fn describe(
     click: &mut Click,
     edge: &Edge,
-    headers: &HeaderMap,
+    shopper: &Shopper<'_>,
     query: &ClickQuery<'_>,
     visitor: &Visitor,
     now: DateTime<Utc>,
 ) {
     click.received_at_us = now.timestamp_micros();
-    client::read(
-        headers,
-        USER_AGENT,
+    put_text(
+        shopper.user_agent,
         MAX_USER_AGENT_BYTES,
         &mut click.user_agent,
     );
-    client::read(headers, REFERER, MAX_REFERRER_BYTES, &mut click.referrer);
-    client::read(
-        headers,
-        ACCEPT_LANGUAGE,
-        MAX_ACCEPT_LANGUAGE_BYTES,
-        &mut click.accept_language,
-    );
+    put_text(shopper.referrer, MAX_REFERRER_BYTES, &mut click.referrer);
+    let language = &mut click.accept_language;
+    put_text(shopper.accept_language, MAX_ACCEPT_LANGUAGE_BYTES, language);
     click.sub_ids = query.stored_sub_ids();
     let [source, medium, campaign, term, content] = query.utm();
     replace(&mut click.utm_source, source);
@@ -355,18 +346,4 @@ fn describe(
 fn replace(text: &mut String, with: &str) {
     text.clear();
     text.push_str(with);
-}
-
-fn found(location: HeaderValue) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::new()));
-    *answer.status_mut() = StatusCode::FOUND;
-    let headers = answer.headers_mut();
-    headers.insert(LOCATION, location);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        REFERRER_POLICY,
-        HeaderValue::from_static("strict-origin-when-cross-origin"),
-    );
-    headers.insert(ROBOTS_TAG, HeaderValue::from_static("noindex"));
-    answer
 }

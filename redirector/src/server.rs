@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -34,9 +35,11 @@ use tributary_shared::names;
 
 use crate::connections::{Held, PerAddress};
 use crate::journal::Lane;
-use crate::redirect::{Door, on_own_domain, redirect};
+use crate::lane::{self, Left};
+use crate::redirect::{Ask, Reply, redirect};
+use crate::shopper::Shopper;
 use crate::tls::{Tls, speaks_http2};
-use crate::watch::{Finish, Watches, watched};
+use crate::watch::{Finish, Watch, Watches, watched};
 use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet};
 
 /// Bytes of request line and headers; more is answered with 431.
@@ -85,9 +88,10 @@ pub(crate) struct Worker {
     pub(crate) clicks: RefCell<Lane>,
     /// The click that is being written: its texts keep their memory from one click to the next.
     pub(crate) scratch: RefCell<Click>,
-    watches: Rc<Watches>,
+    pub(crate) watches: Rc<Watches>,
     /// Redirects that were answered and not counted in the metric yet, which all runtimes share.
     redirects: Cell<u64>,
+    date: RefCell<Rc<str>>,
     open: Gauge,
 }
 
@@ -96,8 +100,23 @@ impl Worker {
         &self.front.edge
     }
 
-    fn count_redirects(&self) {
+    /// Counts a request of a kind that was answered with a status.
+    pub(crate) fn count(&self, kind: &'static str, status: u16) {
+        match (kind, status) {
+            ("redirect", 302) => self.redirects.set(self.redirects.get() + 1), // the hot one
+            (kind, status) => requests(kind, label(status)).increment(1),
+        }
+    }
+
+    /// The value of `Date`, about a second old at most.
+    pub(crate) fn date(&self) -> Rc<str> {
+        Rc::clone(&self.date.borrow())
+    }
+
+    /// What is done for all requests together, once a second or so.
+    fn keep_up(&self) {
         requests("redirect", "302").increment(self.redirects.take());
+        *self.date.borrow_mut() = date(self.edge().clock.now());
     }
 }
 
@@ -117,6 +136,7 @@ pub(crate) fn spawn(
             scratch: RefCell::default(),
             watches: Watches::new(front.header_timeout),
             redirects: Cell::new(0),
+            date: RefCell::new(date(front.edge.clock.now())),
             open: metrics::gauge!(names::CONNECTIONS),
             front,
         });
@@ -137,7 +157,7 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
     }
     let looking = tokio::task::spawn_local({
         let worker = Rc::clone(&worker);
-        async move { worker.watches.look_after(|| worker.count_redirects()).await }
+        async move { worker.watches.look_after(|| worker.keep_up()).await }
     });
     for accept in accepting {
         accept.await?;
@@ -154,7 +174,7 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
         );
     }
     looking.abort();
-    worker.count_redirects();
+    worker.keep_up();
     Ok(())
 }
 
@@ -247,7 +267,11 @@ fn refused(reason: &'static str) {
 
 async fn serve_plain(mut stream: TcpStream, worker: Rc<Worker>, _slot: Slot) {
     if let Some((client, _held)) = admit(&worker.front, &mut stream).await {
-        serve_http1(stream, &worker, client).await;
+        let watch = worker.watches.watch();
+        match lane::serve(stream, &worker, &watch, client).await {
+            Left::Ended => {}
+            Left::ForHyper(rest) => serve_http1(rest, &worker, &watch, client).await,
+        }
     }
 }
 
@@ -266,7 +290,8 @@ async fn serve_tls(mut stream: TcpStream, tls: Tls, worker: Rc<Worker>, _slot: S
         None => return,
     };
     if !speaks_http2(&stream) {
-        serve_http1(stream, &worker, client).await;
+        let watch = worker.watches.watch();
+        serve_http1(stream, &worker, &watch, client).await;
         return;
     }
     let handle = |request| {
@@ -279,13 +304,12 @@ async fn serve_tls(mut stream: TcpStream, tls: Tls, worker: Rc<Worker>, _slot: S
     }
 }
 
-async fn serve_http1<S>(stream: S, worker: &Rc<Worker>, client: IpAddr)
+async fn serve_http1<S>(stream: S, worker: &Rc<Worker>, watch: &Watch, client: IpAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let watch = worker.watches.watch();
     let service = service_fn(|request| {
-        let answering = worker.watches.answering(&watch);
+        let answering = worker.watches.answering(watch);
         async move {
             let answer = answer(worker, request, client).await;
             drop(answering);
@@ -298,7 +322,7 @@ where
         .max_headers(MAX_HEADERS)
         .writev(false) // head and body of a redirect are one small write
         .serve_connection(TokioIo::new(stream), service);
-    match watched(connection, &watch).await {
+    match watched(connection, watch).await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, %client, "connection ended early"),
         None => tracing::debug!(%client, "connection is closed: it waited too long"),
@@ -318,10 +342,7 @@ where
 
 async fn answer(worker: &Worker, request: Request<Incoming>, client: IpAddr) -> Answer {
     let (kind, answer) = route(worker, request, client).await;
-    match (kind, answer.status().as_u16()) {
-        ("redirect", 302) => worker.redirects.set(worker.redirects.get() + 1), // the hot one
-        (kind, status) => requests(kind, label(status)).increment(1),
-    }
+    worker.count(kind, answer.status().as_u16());
     answer
 }
 
@@ -338,16 +359,6 @@ async fn route(
     let edge = worker.edge();
     let method = request.method();
     let path = request.uri().path();
-    if let Some(code) = path.strip_prefix("/r/") {
-        let answer = match *method {
-            Method::GET | Method::HEAD => {
-                let door = Door::shared(host.as_deref());
-                redirect(worker, &request, code, door, client).await
-            }
-            _ => pages::method_not_allowed("GET, HEAD"),
-        };
-        return ("redirect", answer);
-    }
     match path {
         "/postback" => {
             let answer = match *method {
@@ -381,9 +392,22 @@ async fn route(
         _ => {
             let answer = match *method {
                 Method::GET | Method::HEAD => {
-                    on_own_domain(worker, &request, path, host.as_deref(), client).await
+                    let fields = request.headers().iter();
+                    let fields = fields.map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
+                    let ask = Ask {
+                        path,
+                        query: request.uri().query(),
+                        is_head: *method == Method::HEAD,
+                        host: host.as_deref(),
+                        shopper: &Shopper::read(fields, &edge.proxies),
+                        peer: client,
+                    };
+                    match redirect(worker, &ask).await {
+                        Reply::Found(found) => found.into_answer(),
+                        Reply::Page(page) => page,
+                    }
                 }
-                _ => pages::not_found(),
+                _ => pages::method_not_allowed("GET, HEAD"),
             };
             ("redirect", answer)
         }
@@ -393,6 +417,11 @@ async fn route(
 /// Counts requests of a kind that were answered with a status.
 fn requests(kind: &'static str, status: &'static str) -> Counter {
     metrics::counter!(names::HTTP_REQUESTS, "kind" => kind, "status" => status)
+}
+
+/// As HTTP writes it: Sat, 21 Nov 2026 15:00:00 GMT.
+fn date(now: DateTime<Utc>) -> Rc<str> {
+    now.format("%a, %d %b %Y %H:%M:%S GMT").to_string().into()
 }
 
 /// Statuses that are answered, as labels.

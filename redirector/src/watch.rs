@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a connection is told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
     Serve,
     /// Answer what is in flight, then end.
@@ -35,6 +35,40 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Whether the connection is to end after what it answers.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.order.get() != Order::Serve
+    }
+
+    /// What `work` comes to, unless the connection is told to finish or close meanwhile.
+    pub(crate) async fn unless_told<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.until(work, Order::Finish).await
+    }
+
+    /// What `work` comes to, unless the connection is told to close meanwhile.
+    pub(crate) async fn unless_closing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.until(work, Order::Close).await
+    }
+
+    async fn until<T>(&self, work: impl Future<Output = T>, order: Order) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if self.order.get() >= order {
+                return Poll::Ready(None);
+            }
+            self.heed(context);
+            work.as_mut().poll(context).map(Some)
+        })
+        .await
+    }
+
+    /// Keeps the task's waker, which is the same for the task's whole life.
+    fn heed(&self, context: &Context<'_>) {
+        if self.waker.borrow().is_none() {
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+        }
+    }
+
     fn tell(&self, order: Order) {
         if self.order.get() != order {
             self.order.set(order);
@@ -155,10 +189,7 @@ pub(crate) async fn watched<C: Finish>(connection: C, watch: &Watch) -> Option<C
             }
             Order::Close => return Poll::Ready(None),
         }
-        // A task's waker is the same for its whole life.
-        if watch.waker.borrow().is_none() {
-            *watch.waker.borrow_mut() = Some(context.waker().clone());
-        }
+        watch.heed(context);
         connection.as_mut().poll(context).map(Some)
     })
     .await
