@@ -1,9 +1,10 @@
-//! The edge: accept → resolve → redirect → record → 302, and postbacks in.
+//! The edge: accept → resolve → route → record → 302, and conversions in.
 //!
-//! A request's way through the files: [`server`] accepts the connection and chooses the handler;
-//! `redirect` answers a shopper with the help of `resolve` (which link is this code?),
-//! `client` (who is asking?), `cookies` and `fingerprint`; `record` writes the click into the
-//! `journal`, which gives it to Kafka; `postback`, `pixel` and `events` take a conversion by the rules
+//! A request's way through the files: `server` accepts the connection (`connections`, `tls`, `http2`,
+//! `proxy_protocol`, `watch`); `lane` reads what nearly all requests are, and hyper the rest; `redirect`
+//! answers a shopper with the help of `resolve` (which link is this code?), `shopper` and `client` (who
+//! is asking?), `query` and `route` (where to? by `device` and `country`), `destination`, `cookies` and
+//! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `pixel` and `events` take a conversion by the rules
 //! of `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
 //! `events`; `pages` holds what a person may get to read.
 
@@ -94,6 +95,10 @@ pub enum RunError {
     Countries(#[from] CountriesError),
     #[error("cannot compile the list of bots: {0}")]
     Bots(#[from] regex::Error),
+    #[error(
+        "JOURNAL_MAX_MIB is {0}, but {1} workers need {2}: each writes to one segment while the next is prepared"
+    )]
+    JournalTooSmall(u32, usize, usize),
     #[error("a serving thread ended: {0}")]
     Worker(String),
 }
@@ -146,6 +151,11 @@ pub async fn run(
         Some(path) => Some(Arc::new(Countries::open(path)?)),
         None => None,
     };
+    let needed = journal::needed_mib(config.workers());
+    if (config.journal_max_mib as usize) < needed {
+        let (given, workers) = (config.journal_max_mib, config.workers());
+        return Err(RunError::JournalTooSmall(given, workers, needed));
+    }
     let journal = Journal::open(&config.journal(), &config.kafka, clock.clone())?;
     let edge = Arc::new(Edge {
         clock,

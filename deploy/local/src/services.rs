@@ -115,7 +115,7 @@ impl Program for Service {
 
     /// A service finishes what it holds: the redirector gives Kafka up to 10 seconds.
     fn stop_limit(&self) -> Duration {
-        Duration::from_secs(15)
+        Duration::from_secs(30)
     }
 }
 

@@ -34,7 +34,7 @@
 //! JOURNAL_DIR/{run id}/{segment id}.damaged    for a person to look at
 //! ```
 //!
-//! A machine that loses power loses what was not synced: see [`Sync`].
+//! A machine that loses power loses what was not synced: see [`SyncPolicy`].
 
 mod folder;
 mod keeper;
@@ -190,6 +190,13 @@ pub enum JournalError {
     Kafka(#[from] KafkaError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// Disk that so many lanes of clicks and one of conversions take at least, in MiB: of each the segment
+/// that is written to and the next.
+pub(crate) fn needed_mib(click_lanes: usize) -> usize {
+    let clicks = click_lanes * Stream::Clicks.segment_bytes();
+    2 * (clicks + Stream::Conversions.segment_bytes()) / (1024 * 1024)
 }
 
 /// Where one thread appends.

@@ -452,7 +452,6 @@ impl Work {
         self.hear();
         self.in_flight_bytes = 0;
         self.refused = false;
-        self.partitions = None; // perhaps they are others now
         self.segments.iter_mut().for_each(Shipment::rewind);
     }
 

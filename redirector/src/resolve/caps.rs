@@ -3,7 +3,8 @@
 //!
 //! Redis counts what it let through, not what it refused, so a cap that is raised goes on from there.
 //! A click whose answer did not come in time may have been counted: with a Redis that fails, fewer may
-//! be known to be allowed than the cap says. The counters are lost with Redis, and begin again at 0.
+//! be known to be allowed than the cap says. The counters are lost with
+//! Redis, and are counted again from the facts when admin-api fills it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,8 @@ mod redirect;
 #[cfg(test)]
 mod resolve;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod snippet;
 #[cfg(test)]
 mod support;

@@ -7,7 +7,7 @@ use crate::support::{Edge, TENANT, header, keys, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tributary_shared::click_token::verify;
-use tributary_shared::events::{Click, Topic};
+use tributary_shared::events::{Click, Outcome, Topic};
 use tributary_shared::ids::LinkId;
 
 #[tokio::test]
@@ -236,7 +236,15 @@ async fn without_redis_what_is_in_memory_is_served() {
     let unknown = edge.get("/r/other").send().await.unwrap();
     assert_eq!(unknown.status(), 503);
     assert_eq!(header(&unknown, "retry-after"), ["2"]);
-    edge.events::<Click>(Topic::Clicks, 6).await;
+    // Nobody was redirected, but somebody clicked: the processor finds out on what.
+    let clicks: Vec<Click> = edge.events(Topic::Clicks, 7).await;
+    let unresolved: Vec<_> = clicks
+        .iter()
+        .filter(|click| click.outcome() == Outcome::Unresolved)
+        .collect();
+    assert_eq!(unresolved.len(), 1);
+    assert_eq!(unresolved[0].code, "other");
+    assert_eq!((unresolved[0].link_id, &*unresolved[0].click_id), (0, ""));
 }
 
 #[tokio::test]

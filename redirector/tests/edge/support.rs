@@ -21,7 +21,7 @@ use tributary_shared::clock::Clock;
 use tributary_shared::engines;
 use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
 use tributary_shared::ids::{LinkId, TenantId};
-use tributary_shared::links::{EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey};
+use tributary_shared::links::{Domain, EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey};
 use tributary_shared::secrets::{KeyRing, new_token, token_hash};
 use tributary_shared::testing::Isolated;
 
@@ -155,10 +155,9 @@ impl Edge {
         engines::redis::connect(&self.place.redis, PATIENCE).unwrap()
     }
 
-    /// Puts a link where admin-api would put it.
-    pub(crate) async fn write_link(&self, code: &str, tenant: TenantId, destination: &str) {
-        let keys = EdgeKeys::new(&self.place.redis.redis_prefix);
-        let link = Link {
+    /// A link of the tenant.
+    pub(crate) fn link(&self, destination: &str) -> Link {
+        Link {
             link_id: 3,
             tenant_id: TENANT.to_wire(),
             program_id: 4,
@@ -166,11 +165,34 @@ impl Edge {
             destination: destination.to_owned(),
             window_seconds: 3600,
             ..Link::default()
-        };
+        }
+    }
+
+    /// Puts a link where admin-api would put it.
+    pub(crate) async fn write_link(&self, code: &str, tenant: TenantId, destination: &str) {
+        self.put(code, tenant, &self.link(destination)).await;
+    }
+
+    pub(crate) async fn put_link(&self, code: &str, link: &Link) {
+        self.put(code, TENANT, link).await;
+    }
+
+    async fn put(&self, code: &str, tenant: TenantId, link: &Link) {
+        let keys = EdgeKeys::new(&self.place.redis.redis_prefix);
         let mut redis = self.redis().await;
         let () = redis.set(keys.code(code), tenant.0).await.unwrap();
         let () = redis
             .set(keys.link(tenant, code), link.encode_to_vec())
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn put_domain(&self, host: &str, domain: &Domain) {
+        let key = EdgeKeys::new(&self.place.redis.redis_prefix).domain(host);
+        let () = self
+            .redis()
+            .await
+            .set(key, domain.encode_to_vec())
             .await
             .unwrap();
     }
