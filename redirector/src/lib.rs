@@ -216,6 +216,8 @@ async fn serve(
     }
     // A worker that ends by itself takes the others with it: half a service is not noticed.
     let ended = shutdown.child_token();
+    // As does a caller that gives this future up.
+    let _given_up = ended.clone().drop_guard();
     let slots = connections::raise_file_limit(config.max_connections);
     let front = Arc::new(Front {
         edge,

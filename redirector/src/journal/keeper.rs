@@ -198,14 +198,16 @@ impl Keeper {
         }
     }
 
+    /// Tells the thread to end.
+    pub(super) fn stop_soon(&self) {
+        self.state().stopping = true;
+        self.work.notify_one();
+    }
+
     /// Ends the thread and removes what nobody used. Segments that Kafka does not have stay.
     pub(super) fn stop(&self) {
-        let thread = {
-            let mut state = self.state();
-            state.stopping = true;
-            self.work.notify_one();
-            state.thread.take()
-        };
+        self.stop_soon();
+        let thread = self.state().thread.take();
         if let Some(thread) = thread {
             let _ = thread.join(); // it can only have panicked, and said so
         }

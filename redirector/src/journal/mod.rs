@@ -45,7 +45,7 @@ mod ship;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use tributary_shared::clock::Clock;
@@ -177,9 +177,17 @@ impl Journal {
 
     /// Waits until Kafka has everything or `limit` is over; what is left stays on disk for the next
     /// start. All lanes must be gone. Blocks.
-    pub(crate) fn close(self, limit: Duration) {
+    pub(crate) fn close(mut self, limit: Duration) {
         self.shipper.finish(limit);
         self.keeper.stop();
+    }
+}
+
+impl Drop for Journal {
+    /// Of a journal that was not closed, what Kafka doesn't have stays on disk.
+    fn drop(&mut self) {
+        self.shipper.end_by(Instant::now());
+        self.keeper.stop_soon();
     }
 }
 

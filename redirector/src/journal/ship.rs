@@ -42,7 +42,7 @@ const AWAY_AFTER: Duration = Duration::from_secs(5);
 /// The shipper's thread.
 pub(super) struct Shipper {
     orders: Arc<Orders>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// What the thread is told.
@@ -73,19 +73,24 @@ impl Shipper {
             let orders = Arc::clone(&orders);
             move || work.run(&orders)
         })?;
-        Ok(Self { orders, thread })
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
     }
 
     /// Lets it send what is left for at most `limit`, and ends it.
-    pub(super) fn finish(self, limit: Duration) {
-        let mut until = self
-            .orders
-            .until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *until = Some(Instant::now() + limit);
-        drop(until);
-        let _ = self.thread.join(); // it can only have panicked, and said so
+    pub(super) fn finish(&mut self, limit: Duration) {
+        self.end_by(Instant::now() + limit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it can only have panicked, and said so
+        }
+    }
+
+    /// Tells it to end by then, and doesn't wait.
+    pub(super) fn end_by(&self, until: Instant) {
+        let orders = self.orders.until.lock();
+        *orders.unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 }
 
