@@ -407,7 +407,8 @@ async fn route(
                         Reply::Page(page) => page,
                     }
                 }
-                _ => pages::method_not_allowed("GET, HEAD"),
+                _ if path.starts_with("/r/") => pages::method_not_allowed("GET, HEAD"),
+                _ => pages::not_found(),
             };
             ("redirect", answer)
         }

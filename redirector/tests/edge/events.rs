@@ -215,16 +215,3 @@ async fn a_flood_by_one_key_is_held_back_without_hurting_another() {
     assert_eq!((status, &body["error"]), (429, &json!("too_many")));
     assert_eq!(send(&other).await.unwrap().status(), 200);
 }
-
-#[tokio::test]
-async fn an_event_that_kafka_does_not_take_is_not_accepted() {
-    let edge =
-        Edge::start_unready(|config| config.kafka.kafka_brokers = "127.0.0.1:1".to_owned()).await;
-    let key = edge.publishable_key(&[SHOP]).await;
-    let event = json!({"key": key, "order_id": "A", "amount": "1", "currency": "USD"});
-    let post = edge.post("/v1/events").body(event.to_string());
-    let answer = post.send().await.unwrap();
-    assert_eq!(header(&answer, "retry-after"), ["5"]);
-    let (status, body) = json(answer).await;
-    assert_eq!((status, &body["error"]), (503, &json!("not_stored")));
-}

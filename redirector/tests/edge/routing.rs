@@ -197,7 +197,7 @@ async fn the_clicks_address_says_more_only_where_it_may() {
     let to = sent_to(edge.get("/r/way?aff_sub=x&utm_source=mail&color=red%0d%0aA:b&s=mine")).await;
     assert_eq!(
         to,
-        "https://shop.example/?s=x&utm_source=mail&color=red%0D%0AA%3Ab"
+        "https://shop.example/?s=x&aff_sub=x&utm_source=mail&color=red%0D%0AA%3Ab"
     );
     let over = sent_to(edge.get("/r/way?url=https%3A%2F%2Fwww.shop.example%2Fknife")).await;
     assert!(
