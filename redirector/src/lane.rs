@@ -95,8 +95,8 @@ impl Lane {
             match head {
                 Ok(Some(head)) => {
                     let answering = worker.watches.answering(watch);
-                    let last = watch.is_finishing();
                     let reply = head.redirect(worker, client).await;
+                    let last = watch.is_finishing();
                     let date = worker.date();
                     match reply {
                         Reply::Found(found) => {
@@ -158,15 +158,8 @@ impl Lane {
         if self.input.capacity() - self.input.len() < FIRST_BYTES / 2 {
             self.input.reserve(FIRST_BYTES.max(self.input.len()));
         }
-        // One that sends nothing is let go when all are asked to finish.
-        let idle = self.input.is_empty();
         let read = self.stream.read_buf(&mut self.input);
-        let read = if idle {
-            watch.unless_told(read).await
-        } else {
-            watch.unless_closing(read).await
-        };
-        match read {
+        match watch.unless_closing(read).await {
             Some(Ok(1..)) => Ok(()),
             Some(Ok(0) | Err(_)) | None => Err(Ended),
         }

@@ -46,7 +46,10 @@ use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_pro
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Header fields of one request; more is answered with 431.
 const MAX_HEADERS: usize = 64;
-/// How long requests in flight may take to end at shutdown.
+/// How long connections may go on waiting for a request at shutdown, which is then told to be the last:
+/// one that is just on its way is not cut.
+const FAREWELL: Duration = Duration::from_millis(250);
+/// How long requests in flight may take to end after that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// Pause after a failed accept: the cause (no file descriptors left) needs time to go away.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
@@ -164,6 +167,12 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
     }
     worker.watches.finish();
     connections.close();
+    if tokio::time::timeout(FAREWELL, connections.wait())
+        .await
+        .is_err()
+    {
+        worker.watches.close_waiting();
+    }
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
         .await
         .is_err()

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a connection is told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Serve,
     /// Answer what is in flight, then end.
@@ -40,20 +40,11 @@ impl Watch {
         self.order.get() != Order::Serve
     }
 
-    /// What `work` comes to, unless the connection is told to finish or close meanwhile.
-    pub(crate) async fn unless_told<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.until(work, Order::Finish).await
-    }
-
     /// What `work` comes to, unless the connection is told to close meanwhile.
     pub(crate) async fn unless_closing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.until(work, Order::Close).await
-    }
-
-    async fn until<T>(&self, work: impl Future<Output = T>, order: Order) -> Option<T> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|context| {
-            if self.order.get() >= order {
+            if self.order.get() == Order::Close {
                 return Poll::Ready(None);
             }
             self.heed(context);
@@ -144,6 +135,15 @@ impl Watches {
             }
             true
         });
+    }
+
+    /// Closes every connection that waits for a request.
+    pub(crate) fn close_waiting(&self) {
+        for watch in self.open.borrow().iter().filter_map(Weak::upgrade) {
+            if watch.answering.get() == 0 {
+                watch.tell(Order::Close);
+            }
+        }
     }
 
     /// Tells every connection, and those to come, to end after what they answer.
