@@ -94,7 +94,7 @@ impl Lane {
             let head = read_head(&self.input[self.answered..], &worker.edge().proxies);
             match head {
                 Ok(Some(head)) => {
-                    let answering = worker.watches.answering(watch);
+                    let answering = watch.answering();
                     let reply = head.redirect(worker, client).await;
                     let last = watch.is_finishing();
                     let date = worker.date();

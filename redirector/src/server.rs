@@ -318,7 +318,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request| {
-        let answering = worker.watches.answering(watch);
+        let answering = watch.answering();
         async move {
             let answer = answer(worker, request, client).await;
             drop(answering);

@@ -29,8 +29,8 @@ pub(crate) struct Watch {
     order: Cell<Order>,
     /// Requests that are being answered.
     answering: Cell<u32>,
-    /// Since when it waits for a request; as exact as the looks are frequent.
-    waiting_since: Cell<Instant>,
+    /// The first look that saw it wait for its next request; none has yet.
+    waiting_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -60,6 +60,12 @@ impl Watch {
         }
     }
 
+    /// A request has arrived; it is answered when what is returned is dropped.
+    pub(crate) fn answering(&self) -> Answering<'_> {
+        self.answering.set(self.answering.get() + 1);
+        Answering(self)
+    }
+
     fn tell(&self, order: Order) {
         if self.order.get() != order {
             self.order.set(order);
@@ -73,7 +79,6 @@ impl Watch {
 /// All connections of a runtime.
 pub(crate) struct Watches {
     limit: Duration,
-    now: Cell<Instant>,
     finishing: Cell<bool>,
     open: RefCell<Vec<Weak<Watch>>>,
 }
@@ -83,7 +88,6 @@ impl Watches {
     pub(crate) fn new(limit: Duration) -> Rc<Self> {
         Rc::new(Self {
             limit,
-            now: Cell::new(Instant::now()),
             finishing: Cell::new(false),
             open: RefCell::default(),
         })
@@ -99,17 +103,11 @@ impl Watches {
         let watch = Rc::new(Watch {
             order: Cell::new(order),
             answering: Cell::new(0),
-            waiting_since: Cell::new(Instant::now()),
+            waiting_since: Cell::new(None),
             waker: RefCell::default(),
         });
         self.open.borrow_mut().push(Rc::downgrade(&watch));
         watch
-    }
-
-    /// A request has arrived on `watch`; it is answered when what is returned is dropped.
-    pub(crate) fn answering<'w>(&'w self, watch: &'w Watch) -> Answering<'w> {
-        watch.answering.set(watch.answering.get() + 1);
-        Answering { all: self, watch }
     }
 
     /// Closes whoever has waited too long; forever. `each` is called at every look.
@@ -124,14 +122,17 @@ impl Watches {
 
     fn look(&self) {
         let now = Instant::now();
-        self.now.set(now);
         self.open.borrow_mut().retain(|watch| {
             let Some(watch) = watch.upgrade() else {
                 return false;
             };
-            let waited = now.saturating_duration_since(watch.waiting_since.get());
-            if watch.answering.get() == 0 && waited >= self.limit {
-                watch.tell(Order::Close);
+            match watch.waiting_since.get() {
+                _ if watch.answering.get() > 0 => {}
+                None => watch.waiting_since.set(Some(now)),
+                Some(since) if now.saturating_duration_since(since) >= self.limit => {
+                    watch.tell(Order::Close);
+                }
+                Some(_) => {}
             }
             true
         });
@@ -158,15 +159,12 @@ impl Watches {
 }
 
 /// A request that is being answered.
-pub(crate) struct Answering<'w> {
-    all: &'w Watches,
-    watch: &'w Watch,
-}
+pub(crate) struct Answering<'w>(&'w Watch);
 
 impl Drop for Answering<'_> {
     fn drop(&mut self) {
-        self.watch.answering.set(self.watch.answering.get() - 1);
-        self.watch.waiting_since.set(self.all.now.get());
+        self.0.answering.set(self.0.answering.get() - 1);
+        self.0.waiting_since.set(None);
     }
 }
 
@@ -236,7 +234,7 @@ mod tests {
     async fn who_waits_too_long_is_closed_and_who_is_answered_is_not() {
         let all = Watches::new(Duration::from_millis(40));
         let (idle, busy) = (all.watch(), all.watch());
-        let answering = all.answering(&busy);
+        let answering = busy.answering();
         let looking = all.look_after(|| {});
         let closed = tokio::select! {
             () = looking => unreachable!("it looks for ever"),
