@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what Tributary needs to build and run on one machine, and only what is missing:
 #   setup.sh          Debian packages, and the engines' files in .engines/
-#   setup.sh bench    the above, and what `make bench` compares with (nginx-light, wrk)
+#   setup.sh bench    the above, and what `make bench` compares with (nginx-light)
 # Run twice it changes nothing. It starts no server and leaves none that would start by itself.
 set -euo pipefail
 
@@ -55,7 +55,6 @@ install_packages() {
     have setpriv || missing+=(util-linux)
     if [[ ${1:-} == bench ]]; then
         [[ -x /usr/sbin/nginx ]] || missing+=(nginx-light)
-        have wrk || missing+=(wrk)
     fi
     ((${#missing[@]})) || return 0
 

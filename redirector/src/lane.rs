@@ -3,7 +3,7 @@
 //! moves its connection to hyper for good, with every byte that was read and not answered: hyper
 //! decides what is wrong with it. The lane refuses nothing and knows nothing of bodies.
 //!
-//! What it takes: a whole head within [`MAX_HEAD_BYTES`] and [`MAX_FIELDS`]; `GET`, HTTP/1.1, an address
+//! What it takes: a whole head within [`MAX_HEADER_BYTES`] and [`MAX_HEADERS`]; `GET`, HTTP/1.1, an address
 //! in origin form without a byte that an address can't have; one valid `Host`; no header that changes
 //! how the connection or a body is read.
 //!
@@ -24,14 +24,10 @@ use tokio::net::TcpStream;
 
 use crate::client::{TrustedProxies, normal_host};
 use crate::redirect::{Ask, Reply, is_link, redirect};
-use crate::server::{Answer, Worker};
+use crate::server::{Answer, MAX_HEADER_BYTES, MAX_HEADERS, Worker};
 use crate::shopper::Shopper;
 use crate::watch::Watch;
 
-/// Bytes of one request's head; a longer one is hyper's to refuse.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// Header fields of one request; more are hyper's to refuse.
-const MAX_FIELDS: usize = 64;
 /// Bytes that a connection's first read has room for: mostly a browser's whole request.
 const FIRST_BYTES: usize = 2048;
 /// Answers that are gathered before they are written, in bytes, for a client that sends many requests
@@ -192,11 +188,11 @@ impl Head<'_> {
 
 /// Reads the first request in `bytes`; none: it is not whole yet.
 fn read_head<'b>(bytes: &'b [u8], proxies: &TrustedProxies) -> Result<Option<Head<'b>>, Unusual> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
-        Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
-        Ok(Status::Partial) if bytes.len() < MAX_HEAD_BYTES => return Ok(None),
+        Ok(Status::Complete(length)) if length <= MAX_HEADER_BYTES => length,
+        Ok(Status::Partial) if bytes.len() < MAX_HEADER_BYTES => return Ok(None),
         _ => return Err(Unusual),
     };
     let (Some("GET"), Some(target), Some(1)) = (request.method, request.path, request.version)
@@ -374,8 +370,8 @@ mod tests {
             with("A : b"),
             with("A: b\r\n c"),
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
-            format!("GET /r/{} HTTP/1.1\r\n", "a".repeat(MAX_HEAD_BYTES)),
-            with(&"X: y\r\n".repeat(MAX_FIELDS)),
+            format!("GET /r/{} HTTP/1.1\r\n", "a".repeat(MAX_HEADER_BYTES)),
+            with(&"X: y\r\n".repeat(MAX_HEADERS)),
         ];
         for request in requests {
             assert_eq!(head(request.as_bytes()).err(), Some(Unusual), "{request}");

@@ -43,9 +43,9 @@ use crate::watch::{Finish, Watch, Watches, watched};
 use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet};
 
 /// Bytes of request line and headers; more is answered with 431.
-const MAX_HEADER_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Header fields of one request; more is answered with 431.
-const MAX_HEADERS: usize = 64;
+pub(crate) const MAX_HEADERS: usize = 64;
 /// How long connections may go on waiting for a request at shutdown, which is then told to be the last:
 /// one that is just on its way is not cut.
 const FAREWELL: Duration = Duration::from_millis(250);

@@ -87,7 +87,7 @@ impl Segment {
     }
 
     fn prepare(file: &File, bytes: usize) -> io::Result<MmapRaw> {
-        let length = libc_length(bytes)?;
+        let length = i64::try_from(bytes).map_err(io::Error::other)?;
         fallocate(file, FallocateFlags::empty(), 0, length)?;
         let map = MmapOptions::new().len(bytes).map_raw(file)?;
         // Faulting the pages in here is cheaper than one by one under a shopper's request. A kernel
@@ -345,8 +345,4 @@ fn read_header(header: &[u8]) -> Option<(Uuid, Stream)> {
     let id = Uuid::from_slice(&header[8..24]).ok()?;
     let stream = Stream::from_number(header[24])?;
     whole.then_some((id, stream))
-}
-
-fn libc_length(bytes: usize) -> io::Result<i64> {
-    i64::try_from(bytes).map_err(io::Error::other)
 }
