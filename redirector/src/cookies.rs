@@ -5,7 +5,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::HeaderMap;
 use hyper::header::{COOKIE, HeaderValue};
-use tributary_shared::click_token::ClickToken;
 use tributary_shared::links::is_host;
 use uuid::Uuid;
 
@@ -54,37 +53,41 @@ impl CookieWriter {
         Self { attributes }
     }
 
-    /// The attribution cookie, for as long as the program's window.
+    /// Appends the attribution cookie, which lives for as long as the program's window.
     pub(crate) fn click(
         &self,
-        token: &ClickToken,
-        window_seconds: u64,
+        token: &str,
+        window_seconds: u32,
         domain: Option<&CookieDomain>,
-    ) -> String {
+        out: &mut String,
+    ) {
         let mut digits = itoa::Buffer::new();
         let max_age = digits.format(window_seconds);
-        self.cookie([CLICK, token.as_str(), "; Max-Age=", max_age], domain)
+        self.cookie([CLICK, token, "; Max-Age=", max_age], domain, out);
     }
 
-    /// The visitor cookie.
+    /// Appends the visitor cookie.
     #[expect(
         clippy::expect_used,
         reason = "16 bytes are 22 characters of base64url"
     )]
-    pub(crate) fn visitor(&self, visitor: Uuid, domain: Option<&CookieDomain>) -> String {
+    pub(crate) fn visitor(&self, visitor: Uuid, domain: Option<&CookieDomain>, out: &mut String) {
         let mut value = [0; VISITOR_CHARS];
         URL_SAFE_NO_PAD
             .encode_slice(visitor.as_bytes(), &mut value)
             .expect("16 bytes are 22 characters");
         let value = std::str::from_utf8(&value).expect("base64url is ASCII");
-        self.cookie([VISITOR, value, VISITOR_MAX_AGE, ""], domain)
+        self.cookie([VISITOR, value, VISITOR_MAX_AGE, ""], domain, out);
     }
 
-    fn cookie(&self, parts: [&str; 4], domain: Option<&CookieDomain>) -> String {
-        let domain = domain.map_or("", |domain| &domain.0);
-        let [name, value, max_age, seconds] = parts;
-        // One allocation of the right length, which a header value then keeps.
-        [name, value, max_age, seconds, domain, self.attributes].concat()
+    fn cookie(&self, parts: [&str; 4], domain: Option<&CookieDomain>, out: &mut String) {
+        for part in parts {
+            out.push_str(part);
+        }
+        if let Some(CookieDomain(attribute)) = domain {
+            out.push_str(attribute);
+        }
+        out.push_str(self.attributes);
     }
 }
 
@@ -114,6 +117,7 @@ fn find<'l>(lines: impl Iterator<Item = &'l [u8]>, name: &str) -> Option<&'l [u8
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tributary_shared::click_token::ClickToken;
     use tributary_shared::ids::LinkId;
 
     fn with_cookie(value: &[u8]) -> Option<HeaderMap> {
@@ -125,7 +129,8 @@ mod tests {
     #[test]
     fn a_visitor_is_recognised_among_other_cookies() {
         let id = Uuid::from_u128(0x0190_1234_5678_7abc_8def_0123_4567_89ab);
-        let set = CookieWriter::new(true).visitor(id, None);
+        let mut set = String::new();
+        CookieWriter::new(true).visitor(id, None, &mut set);
         assert!(
             set.starts_with("aff_visitor=AZASNFZ4erwN7wEjRWeJqw") || set.contains("aff_visitor=")
         );
@@ -137,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_cookie_for_localhost_is_not_secure() {
-        let set = CookieWriter::new(false).visitor(Uuid::nil(), None);
+        let mut set = String::new();
+        CookieWriter::new(false).visitor(Uuid::nil(), None, &mut set);
         assert!(!set.contains("Secure"));
     }
 
@@ -153,8 +159,10 @@ mod tests {
         let token = token();
         let domain = CookieDomain::new("shop.example").unwrap();
         for (domain, attribute) in [(None, ""), (Some(&domain), "; Domain=shop.example")] {
+            let mut set = String::new();
+            writer.click(token.as_str(), 3600, domain, &mut set);
             assert_eq!(
-                writer.click(&token, 3600, domain),
+                set,
                 format!(
                     "aff_click={token}; Max-Age=3600{attribute}; Path=/; Secure; HttpOnly; SameSite=Lax"
                 )

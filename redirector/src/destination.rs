@@ -19,6 +19,8 @@ use crate::route::Choice;
 
 /// Longest `Location`, in bytes; parameters that don't fit are left out.
 pub(crate) const MAX_LOCATION_BYTES: usize = 4096;
+/// What a usual location and the cookies behind it take, in bytes.
+const ROOM: usize = 512;
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_LOCATION_BYTES);
 
 /// The parameter by which an override is told the click id, and which is never passed on: a link that
@@ -43,7 +45,7 @@ pub(crate) fn location(
         .and_then(|url| allowed(url, link.override_hosts()));
     let overridden = asked.and_then(|url| with_click_id(url, click_id));
     let mut location = overridden.unwrap_or_else(|| {
-        let mut rendered = String::with_capacity(256);
+        let mut rendered = String::with_capacity(ROOM);
         target.render(&mut rendered, |wanted| match wanted {
             Macro::ClickId => Value::Plain(click_id),
             Macro::AffiliateId => Value::Number(link.affiliate_id),

@@ -137,8 +137,18 @@ impl Lane {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = watch.unless_closing(self.stream.write_all(&self.output));
-        match written.await {
+        // Nearly always the kernel takes it whole, without a wait.
+        let written = match self.stream.try_write(&self.output) {
+            Ok(written) if written == self.output.len() => {
+                self.output.clear();
+                return Ok(());
+            }
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(Ended),
+        };
+        let rest = self.stream.write_all(&self.output[written..]);
+        match watch.unless_closing(rest).await {
             Some(Ok(())) => {
                 self.output.clear();
                 Ok(())

@@ -141,14 +141,12 @@ async fn click(worker: &Worker, ask: &Ask<'_>, code: &str, door: Door<'_>) -> Re
     }
 
     let token = ClickToken::mint(&edge.keys, link.link_id, now);
-    let location = destination::location(&link, &choice, &query, token.as_str());
-    let reply = match found(location) {
-        Reply::Found(found) => {
-            let cookies = cookies(edge, &link, &choice, &token, &visitor, ask.host);
-            Reply::Found(found.with_cookies(cookies))
-        }
-        nowhere @ Reply::Page(_) => return nowhere,
+    let token = token.as_str();
+    let mut reply = found(destination::location(&link, &choice, &query, token));
+    let Reply::Found(found) = &mut reply else {
+        return reply; // it leads nowhere
     };
+    set_cookies(found, edge, &link, &choice, token, &visitor, ask.host);
     let safety = {
         let mut click = worker.scratch.borrow_mut();
         let click = &mut *click;
@@ -158,7 +156,7 @@ async fn click(worker: &Worker, ask: &Ask<'_>, code: &str, door: Door<'_>) -> Re
         click.link_id = link.link_id.to_wire();
         click.outcome = choice.outcome.into();
         click.variant = choice.variant;
-        replace(&mut click.click_id, token.as_str());
+        replace(&mut click.click_id, token);
         click.code.clear();
         click.host.clear();
         describe(click, edge, shopper, &query, &visitor, now);
@@ -280,22 +278,25 @@ fn found(location: Option<String>) -> Reply {
     }
 }
 
-fn cookies(
+fn set_cookies(
+    found: &mut Found,
     edge: &Edge,
     link: &ActiveLink,
     choice: &Choice<'_>,
-    token: &ClickToken,
+    token: &str,
     visitor: &Visitor,
     host: Option<&str>,
-) -> [Option<String>; 2] {
+) {
     let domain = link.cookie_domain();
     let domain = domain.and_then(|domain| domain.of_host(host.unwrap_or_default()));
-    let window = u64::from(link.window_seconds);
-    [
-        // A click that did not reach the merchant's offer earns nothing later.
-        (choice.outcome == Outcome::Destination).then(|| edge.cookies.click(token, window, domain)),
-        visitor.id.map(|id| edge.cookies.visitor(id, domain)),
-    ]
+    let window = link.window_seconds;
+    // A click that did not reach the merchant's offer earns nothing later.
+    if choice.outcome == Outcome::Destination {
+        found.set_cookie(|out| edge.cookies.click(token, window, domain, out));
+    }
+    if let Some(id) = visitor.id {
+        found.set_cookie(|out| edge.cookies.visitor(id, domain, out));
+    }
 }
 
 /// What is known of a click beside its link and outcome.

@@ -41,6 +41,8 @@ pub(super) struct Keeper {
 struct State {
     lanes: [usize; 2],
     spares: [VecDeque<Segment>; 2],
+    /// Segments of ours that Kafka has whole, to be used again; at most one per lane.
+    used: [Vec<Segment>; 2],
     /// Segments with unacknowledged records, oldest first.
     live: Vec<Arc<Segment>>,
     /// Segments that the shipper does not know yet.
@@ -160,8 +162,26 @@ impl Keeper {
         self.state().opened.is_empty()
     }
 
-    /// Kafka has all of a sealed segment. A damaged one is kept for a person.
-    pub(super) fn release(&self, segment: &Arc<Segment>, damaged: bool) {
+    /// Kafka has all of a sealed segment: it is used again, or removed. A damaged one is kept for a
+    /// person.
+    pub(super) fn release(&self, segment: Arc<Segment>, damaged: bool) {
+        let mut state = self.state();
+        state.live.retain(|live| !Arc::ptr_eq(live, &segment));
+        let at = index(segment.stream);
+        let own = state.own.as_ref().map(Folder::path);
+        let reusable = !damaged
+            && segment.path().is_some_and(|path| path.parent() == own)
+            && state.used[at].len() < state.lanes[at];
+        let segment = match Arc::try_unwrap(segment) {
+            Ok(segment) if reusable => {
+                state.used[at].push(segment);
+                self.work.notify_one();
+                return;
+            }
+            Ok(segment) => Arc::new(segment),
+            Err(held) => held, // somebody is just letting go of it
+        };
+        drop(state);
         let done = if damaged {
             segment.set_aside()
         } else {
@@ -172,8 +192,7 @@ impl Keeper {
             tracing::warn!(%error, path = ?segment.path(), "a sent segment can't be removed");
         }
         let mut state = self.state();
-        state.live.retain(|live| !Arc::ptr_eq(live, segment));
-        self.give_back(&mut state, segment);
+        self.give_back(&mut state, &segment);
         let folder = segment.path().and_then(|path| path.parent());
         if let Some(at) = state
             .inherited
@@ -191,11 +210,15 @@ impl Keeper {
 
     fn give_back(&self, state: &mut State, segment: &Segment) {
         if segment.on_disk() {
-            state.disk_bytes -= segment.size();
-            self.disk_bytes.set(gauge(state.disk_bytes));
+            self.disk_given_back(state, segment.size());
         } else {
             state.memory_bytes -= segment.size();
         }
+    }
+
+    fn disk_given_back(&self, state: &mut State, bytes: usize) {
+        state.disk_bytes -= bytes;
+        self.disk_bytes.set(gauge(state.disk_bytes));
     }
 
     /// Tells the thread to end.
@@ -212,8 +235,10 @@ impl Keeper {
             let _ = thread.join(); // it can only have panicked, and said so
         }
         let mut state = self.state();
-        for spare in std::mem::take(&mut state.spares).into_iter().flatten() {
-            let _ = spare.remove(); // left behind, it is found empty by the next one
+        let spares = std::mem::take(&mut state.spares).into_iter().flatten();
+        let used = std::mem::take(&mut state.used).into_iter().flatten();
+        for unneeded in spares.chain(used) {
+            let _ = unneeded.remove(); // left behind, it is found empty, or sent, by the next one
         }
         state.inherited.clear();
         if let Some(own) = state.own.take() {
@@ -277,10 +302,16 @@ impl Keeper {
         }
     }
 
-    /// A new segment on disk.
+    /// An empty segment on disk.
     fn prepare(&self, stream: Stream) -> io::Result<Segment> {
         let bytes = stream.segment_bytes();
         let id = new_uuid_v7(self.clock.now());
+        let used = self.state().used[index(stream)].pop();
+        if let Some(used) = used {
+            return used
+                .renew(id)
+                .inspect_err(|_| self.disk_given_back(&mut self.state(), bytes));
+        }
         let folder = {
             let mut state = self.state();
             let room = self
@@ -309,11 +340,8 @@ impl Keeper {
             self.disk_bytes.set(gauge(state.disk_bytes));
             folder
         };
-        Segment::create(&folder, id, stream, bytes).inspect_err(|_| {
-            let mut state = self.state();
-            state.disk_bytes -= bytes;
-            self.disk_bytes.set(gauge(state.disk_bytes));
-        })
+        Segment::create(&folder, id, stream, bytes)
+            .inspect_err(|_| self.disk_given_back(&mut self.state(), bytes))
     }
 
     fn sync(&self) {

@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -57,7 +57,7 @@ pub(super) struct Segment {
 pub(super) enum BadSegment {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("nothing was ever written to it")]
+    #[error("nothing that counts was written to it")]
     Empty,
     #[error("its header is damaged")]
     Header,
@@ -96,6 +96,28 @@ impl Segment {
         Ok(map)
     }
 
+    /// The same file as a new segment: its blocks and pages are there already, which is most of what a
+    /// segment costs. Kafka has all that it held.
+    pub(super) fn renew(self, id: Uuid) -> io::Result<Self> {
+        let used = self.published();
+        let Some((file, path)) = self.file else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // SAFETY: inside the mapping; whoever owns the segment is the only one who has it.
+        unsafe {
+            self.map.as_mut_ptr().cast::<u64>().write_volatile(0); // from here on it says that it is empty
+            compiler_fence(Ordering::SeqCst);
+            self.map.as_mut_ptr().write_bytes(0, used);
+        }
+        let renewed = path.with_file_name(format!("{id}.{EXTENSION}"));
+        std::fs::rename(&path, &renewed).inspect_err(|_| {
+            let _ = std::fs::remove_file(&path); // best effort: an empty one is skipped later
+        })?;
+        let segment = Self::new(id, self.stream, self.map, Some((file, renewed)));
+        segment.write_header();
+        Ok(segment)
+    }
+
     /// A new one in plain memory.
     pub(super) fn in_memory(id: Uuid, stream: Stream, bytes: usize) -> io::Result<Self> {
         let map = MmapOptions::new().len(bytes).map_anon()?;
@@ -127,7 +149,7 @@ impl Segment {
         let map = MmapOptions::new().map_raw(&file)?;
         // SAFETY: the mapping is at least this long, and nobody writes to it: the folder's lock is held.
         let header = unsafe { std::slice::from_raw_parts(map.as_ptr(), HEADER_BYTES) };
-        if header.iter().all(|b| *b == 0) {
+        if header[..MAGIC.len()].iter().all(|b| *b == 0) {
             return Err(BadSegment::Empty);
         }
         let (id, stream) = read_header(header).ok_or(BadSegment::Header)?;
@@ -157,7 +179,11 @@ impl Segment {
             .copy_from_slice(&(HEADER_BYTES as u64).to_le_bytes());
         // SAFETY: the mapping is longer than a header, and nobody else has it yet.
         unsafe {
-            std::ptr::copy_nonoverlapping(header.as_ptr(), self.map.as_mut_ptr(), HEADER_BYTES)
+            let (magic, rest) = header.split_at(MAGIC.len());
+            let start = self.map.as_mut_ptr();
+            std::ptr::copy_nonoverlapping(rest.as_ptr(), start.add(MAGIC.len()), rest.len());
+            compiler_fence(Ordering::SeqCst); // a process that is killed in between leaves it empty
+            std::ptr::copy_nonoverlapping(magic.as_ptr(), start, MAGIC.len());
         };
     }
 
@@ -345,4 +371,68 @@ fn read_header(header: &[u8]) -> Option<(Uuid, Stream)> {
     let id = Uuid::from_slice(&header[8..24]).ok()?;
     let stream = Stream::from_number(header[24])?;
     whole.then_some((id, stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = 64 * 1024;
+
+    fn append(segment: Segment, payload: &[u8], times: usize) -> Segment {
+        let mut writer = Writer::new(Arc::new(segment));
+        for _ in 0..times {
+            writer.append(payload.len(), |out| out.copy_from_slice(payload));
+        }
+        let segment = Arc::clone(writer.segment());
+        drop(writer);
+        Arc::into_inner(segment).unwrap()
+    }
+
+    fn payloads(segment: &Segment) -> Vec<Vec<u8>> {
+        let mut records = segment.records_from(HEADER_BYTES);
+        let payloads = records.by_ref().map(|r| r.payload.to_vec()).collect();
+        assert!(!records.damaged());
+        payloads
+    }
+
+    #[test]
+    fn a_renewed_segment_holds_nothing_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let segment = Segment::create(folder.path(), old, Stream::Clicks, BYTES).unwrap();
+        let segment = append(segment, b"an old and long one", 100);
+        segment.acknowledge(segment.published());
+        let segment = segment.renew(new).unwrap();
+        assert_eq!((segment.id, segment.appended()), (new, 0));
+        assert!(!segment.is_sealed() && segment.unsent() == 0);
+        drop(append(segment, b"new", 2)); // as a killed process leaves it
+
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1);
+        let path = folder.path().join(format!("{new}.{EXTENSION}"));
+        let found = Segment::open(&path).unwrap();
+        assert_eq!((found.id, found.acknowledged()), (new, HEADER_BYTES));
+        assert_eq!(payloads(&found), [b"new", b"new"]);
+    }
+
+    #[test]
+    fn a_segment_whose_renewal_was_cut_off_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = Uuid::from_u128(1);
+        let segment = Segment::create(folder.path(), id, Stream::Clicks, BYTES).unwrap();
+        let segment = append(segment, b"an old one", 3);
+        let path = segment.path().unwrap().to_owned();
+        drop(segment);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..MAGIC.len()].fill(0);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(Segment::open(&path), Err(BadSegment::Empty)));
+    }
+
+    #[test]
+    fn a_segment_in_memory_is_not_renewed() {
+        let segment = Segment::in_memory(Uuid::nil(), Stream::Clicks, BYTES).unwrap();
+        assert!(segment.renew(Uuid::max()).is_err());
+    }
 }

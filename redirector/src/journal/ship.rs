@@ -462,24 +462,21 @@ impl Work {
 
     /// Lets go of segments that Kafka has whole.
     fn retire(&mut self) {
-        let keeper = &self.keeper;
-        self.segments.retain(|shipment| {
-            let done = shipment.is_done();
-            if done {
-                let segment = &shipment.segment;
-                if shipment.missing > 0 {
-                    metrics::counter!(names::JOURNAL_LOST, "stream" => segment.stream.label(), "reason" => "damaged")
-                        .increment(shipment.missing);
-                    tracing::error!(path = ?segment.path(), records = shipment.missing,
-                        "a segment of the journal was damaged: these records are lost; its file was put aside");
-                } else if shipment.damaged {
-                    tracing::warn!(path = ?segment.path(),
-                        "the last record of a segment was torn: its click was never answered");
-                }
-                keeper.release(segment, shipment.missing > 0);
+        for shipment in self.segments.extract_if(.., |shipment| shipment.is_done()) {
+            let Shipment {
+                segment, missing, ..
+            } = shipment;
+            if missing > 0 {
+                metrics::counter!(names::JOURNAL_LOST, "stream" => segment.stream.label(), "reason" => "damaged")
+                    .increment(missing);
+                tracing::error!(path = ?segment.path(), records = missing,
+                    "a segment of the journal was damaged: these records are lost; its file was put aside");
+            } else if shipment.damaged {
+                tracing::warn!(path = ?segment.path(),
+                    "the last record of a segment was torn: its click was never answered");
             }
-            !done
-        });
+            self.keeper.release(segment, missing > 0);
+        }
     }
 
     fn watch(&mut self) {
