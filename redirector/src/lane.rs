@@ -10,21 +10,25 @@
 //! No map of headers is built in either direction: that is what most of hyper's share of a click's
 //! cost went into (benches/README.md).
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http_body_util::BodyExt as _;
 use httparse::Status;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use hyper::http::response::Parts;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 
 use crate::client::{TrustedProxies, normal_host};
+use crate::outbox::Outgoing;
 use crate::redirect::{Ask, Reply, is_link, redirect};
-use crate::server::{Answer, MAX_HEADER_BYTES, MAX_HEADERS, Worker};
+use crate::server::{MAX_HEADER_BYTES, MAX_HEADERS, Worker};
 use crate::shopper::Shopper;
 use crate::watch::Watch;
 
@@ -46,31 +50,28 @@ pub(crate) enum Left {
 pub(crate) async fn serve(
     stream: TcpStream,
     worker: &Rc<Worker>,
-    watch: &Watch,
+    watch: &Rc<Watch>,
     client: IpAddr,
 ) -> Left {
+    let (reader, writer) = stream.into_split();
     let mut lane = Lane {
-        stream,
+        reader,
         input: Vec::new(),
         answered: 0,
-        output: Vec::new(),
+        outgoing: Rc::new(Outgoing::new(writer, Rc::clone(watch))),
     };
     match lane.run(worker, watch, client).await {
         Ok(Ended) => Left::Ended,
-        Err(Unusual) => Left::ForHyper(Rewound {
-            read: lane.input,
-            from: lane.answered,
-            stream: lane.stream,
-        }),
+        Err(Unusual) => lane.for_hyper(worker).map_or(Left::Ended, Left::ForHyper),
     }
 }
 
 struct Lane {
-    stream: TcpStream,
+    reader: OwnedReadHalf,
     /// What was read, and how much of it has been answered.
     input: Vec<u8>,
     answered: usize,
-    output: Vec<u8>,
+    outgoing: Rc<Outgoing>,
 }
 
 struct Ended;
@@ -93,32 +94,33 @@ impl Lane {
                     let answering = watch.answering();
                     let reply = head.redirect(worker, client).await;
                     let last = watch.is_finishing();
-                    let date = worker.date();
-                    match reply {
+                    let gathered = match reply {
                         Reply::Found(found) => {
                             worker.count("redirect", 302);
-                            found.write(&mut self.output, &date, last);
+                            let date = worker.date();
+                            self.outgoing.write(|out| found.write(out, &date, last))
                         }
                         Reply::Page(page) => {
                             worker.count("redirect", page.status().as_u16());
-                            write_page(page, &mut self.output, &date, last).await;
+                            let (head, body) = page.into_parts();
+                            let Ok(body) = body.collect().await;
+                            let (body, date) = (body.to_bytes(), worker.date());
+                            self.outgoing
+                                .write(|out| write_page(&head, &body, out, &date, last))
                         }
-                    }
+                    };
                     drop(answering);
                     self.answered += head.length;
                     if last {
                         return self.flush(watch).await.map_or(Ok(Ended), |()| Ok(Ended));
                     }
-                    let more = self.answered < self.input.len();
-                    if more && self.output.len() < MAX_GATHERED_BYTES {
-                        continue;
-                    }
-                    if self.flush(watch).await.is_err() {
+                    if gathered >= MAX_GATHERED_BYTES && self.flush(watch).await.is_err() {
                         return Ok(Ended);
                     }
                 }
                 Ok(None) => {
-                    if self.flush(watch).await.is_err() || self.read(watch).await.is_err() {
+                    worker.outbox.put(&self.outgoing);
+                    if self.read(watch).await.is_err() {
                         return Ok(Ended);
                     }
                 }
@@ -134,41 +136,46 @@ impl Lane {
 
     /// Writes what was gathered.
     async fn flush(&mut self, watch: &Watch) -> Result<(), Ended> {
-        if self.output.is_empty() {
-            return Ok(());
-        }
-        // Nearly always the kernel takes it whole, without a wait.
-        let written = match self.stream.try_write(&self.output) {
-            Ok(written) if written == self.output.len() => {
-                self.output.clear();
-                return Ok(());
-            }
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Ended),
-        };
-        let rest = self.stream.write_all(&self.output[written..]);
-        match watch.unless_closing(rest).await {
-            Some(Ok(())) => {
-                self.output.clear();
-                Ok(())
-            }
+        match watch.unless_closing(self.outgoing.flush()).await {
+            Some(Ok(())) => Ok(()),
             Some(Err(_)) | None => Err(Ended),
         }
     }
 
-    /// Waits for more.
+    /// Waits for more. What the outbox could not send is sent before.
     async fn read(&mut self, watch: &Watch) -> Result<(), Ended> {
         self.input.drain(..self.answered);
         self.answered = 0;
         if self.input.capacity() - self.input.len() < FIRST_BYTES / 2 {
             self.input.reserve(FIRST_BYTES.max(self.input.len()));
         }
-        let read = self.stream.read_buf(&mut self.input);
-        match watch.unless_closing(read).await {
-            Some(Ok(1..)) => Ok(()),
-            Some(Ok(0) | Err(_)) | None => Err(Ended),
+        let outgoing = &self.outgoing;
+        let mut read = pin!(self.reader.read_buf(&mut self.input));
+        loop {
+            let read_unless_stuck = poll_fn(|context| match outgoing.is_stuck() {
+                true => Poll::Ready(None),
+                false => read.as_mut().poll(context).map(Some),
+            });
+            match watch.unless_closing(read_unless_stuck).await {
+                Some(Some(Ok(1..))) => return Ok(()),
+                Some(Some(Ok(0) | Err(_))) | None => return Err(Ended),
+                Some(None) => match watch.unless_closing(outgoing.flush()).await {
+                    Some(Ok(())) => {}
+                    Some(Err(_)) | None => return Err(Ended),
+                },
+            }
         }
+    }
+
+    /// What hyper goes on with; everything was sent.
+    fn for_hyper(self, worker: &Worker) -> Option<Rewound> {
+        worker.outbox.withdraw(&self.outgoing);
+        let writer = Rc::into_inner(self.outgoing)?.into_half();
+        Some(Rewound {
+            read: self.input,
+            from: self.answered,
+            stream: self.reader.reunite(writer).ok()?,
+        })
     }
 }
 
@@ -251,10 +258,7 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte)
 }
 
-async fn write_page(page: Answer, out: &mut Vec<u8>, date: &str, last: bool) {
-    let (head, body) = page.into_parts();
-    let Ok(body) = body.collect().await;
-    let body = body.to_bytes();
+fn write_page(head: &Parts, body: &[u8], out: &mut Vec<u8>, date: &str, last: bool) {
     let mut put = |text: &[u8]| out.extend_from_slice(text);
     put(b"HTTP/1.1 ");
     put(head.status.as_str().as_bytes());
@@ -278,7 +282,7 @@ async fn write_page(page: Answer, out: &mut Vec<u8>, date: &str, last: bool) {
         put(b"\r\nconnection: close");
     }
     put(b"\r\n\r\n");
-    put(&body);
+    put(body);
 }
 
 /// A connection some of whose bytes were read already.

@@ -26,6 +26,7 @@ mod journal;
 mod lane;
 mod limits;
 mod link;
+mod outbox;
 mod pages;
 mod pixel;
 mod postback;

@@ -36,6 +36,7 @@ use tributary_shared::names;
 use crate::connections::{Held, PerAddress};
 use crate::journal::Lane;
 use crate::lane::{self, Left};
+use crate::outbox::Outbox;
 use crate::redirect::{Ask, Reply, redirect};
 use crate::shopper::Shopper;
 use crate::tls::{Tls, speaks_http2};
@@ -92,6 +93,7 @@ pub(crate) struct Worker {
     /// The click that is being written: its texts keep their memory from one click to the next.
     pub(crate) scratch: RefCell<Click>,
     pub(crate) watches: Rc<Watches>,
+    pub(crate) outbox: Outbox,
     /// Redirects that were answered and not counted in the metric yet, which all runtimes share.
     redirects: Cell<u64>,
     date: RefCell<Rc<str>>,
@@ -138,6 +140,7 @@ pub(crate) fn spawn(
             clicks: RefCell::new(clicks),
             scratch: RefCell::default(),
             watches: Watches::new(front.header_timeout),
+            outbox: Outbox::default(),
             redirects: Cell::new(0),
             date: RefCell::new(date(front.edge.clock.now())),
             open: metrics::gauge!(names::CONNECTIONS),
@@ -162,6 +165,10 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
         let worker = Rc::clone(&worker);
         async move { worker.watches.look_after(|| worker.keep_up()).await }
     });
+    let sending = tokio::task::spawn_local({
+        let worker = Rc::clone(&worker);
+        async move { worker.outbox.empty().await }
+    });
     for accept in accepting {
         accept.await?;
     }
@@ -183,6 +190,7 @@ async fn serve(entrances: Vec<Entrance>, worker: Rc<Worker>) -> io::Result<()> {
         );
     }
     looking.abort();
+    sending.abort();
     worker.keep_up();
     Ok(())
 }

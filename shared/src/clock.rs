@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use chrono::{DateTime, Datelike as _, SubsecRound as _, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 
 /// Where "now" comes from. Cheap to clone.
 #[derive(Clone)]
@@ -36,7 +37,12 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that asks")]
     pub fn now(&self) -> DateTime<Utc> {
         match &self.0 {
-            Source::System => Utc::now().trunc_subsecs(6),
+            Source::System => {
+                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+                let micros = since_1970.map_or(0, |time| time.as_micros()); // the clock is set wrong
+                let micros = i64::try_from(micros).unwrap_or(i64::MAX);
+                from_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
+            }
             Source::Manual(micros) => {
                 from_micros(micros.load(Ordering::SeqCst)).unwrap_or(DateTime::<Utc>::MAX_UTC)
             }

@@ -136,7 +136,7 @@ impl Template {
 
     fn fill_in<'v>(&self, out: &mut String, value: impl Fn(Macro) -> Value<'v>) {
         let mut rest = &*self.text;
-        while let Some(at) = rest.bytes().position(|b| b.is_ascii_control()) {
+        while let Some(at) = next_mark(rest) {
             let (text, marked) = rest.split_at(at);
             out.push_str(text);
             let (_, wanted) = MACROS[usize::from(marked.as_bytes()[0])];
@@ -152,6 +152,16 @@ impl Template {
         }
         out.push_str(rest);
     }
+}
+
+/// Where the next macro's mark is. Looked for in many bytes at once: every click does it.
+fn next_mark(text: &str) -> Option<usize> {
+    let is_mark = |b: &u8| b.is_ascii_control();
+    let (pieces, _) = text.as_bytes().as_chunks::<16>();
+    let has_none = |piece: &&[u8; 16]| !piece.iter().fold(false, |any, b| any | is_mark(b));
+    let from = 16 * pieces.iter().take_while(has_none).count();
+    let at = text.as_bytes()[from..].iter().position(is_mark)?;
+    Some(from + at)
 }
 
 /// `destination` with a control character in place of each macro.
