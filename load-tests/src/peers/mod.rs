@@ -1,9 +1,9 @@
 //! The redirector's cost beside nginx's, in one run on one machine with two CPUs.
 //!
-//! What is measured has CPU 0, whoever asks has CPU 1. Each click is resolved from a warm cache of many
-//! links (Zipf's law), given its token and cookies, and really goes to Kafka. No processor reads it there,
-//! so nothing else works on the same clicks meanwhile; Kafka runs wherever the kernel puts it. nginx gives
-//! the same headers from its configuration, once without and once with an access log.
+//! What is measured has CPU 0 alone; whoever asks has CPU 1, beside the engines (`benches/redirect.sh`). Each
+//! click is resolved from a warm cache of many links (Zipf's law), given its token and cookies, and really
+//! goes to Kafka. No processor reads it there, so nothing else works on the same clicks meanwhile. nginx
+//! gives the same headers from its configuration, once without and once with an access log.
 //!
 //! | module | subject |
 //! |---|---|
@@ -46,6 +46,22 @@ const SWEEPS: usize = 20;
 /// More room than links, because a cache in parts does not fill evenly.
 const ROOM_PERCENT: usize = 125;
 
+/// The redirector that is compared: one runtime on a CPU of its own.
+const ALONE: Shape = Shape {
+    runtimes: 1,
+    cpus: SERVER_CPU,
+    cached_links: 0,
+    sync: "never",
+};
+/// Two runtimes on two CPUs.
+const PAIR: Shape = Shape {
+    runtimes: 2,
+    cpus: "0,1",
+    ..ALONE
+};
+/// How often clicks are forced to the disk, to compare what it costs.
+const SYNCS: [&str; 3] = ["never", "100ms", "reply"];
+
 /// Measures the redirector beside nginx. Give it engines of its own: `benches/redirect.sh` does.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "peers", version)]
@@ -71,10 +87,14 @@ pub struct Options {
 }
 
 /// One measurement of one server.
+#[derive(Clone)]
 struct Measured {
     per_second: u64,
     /// CPU time a request, in nanoseconds.
     cpu: u64,
+    /// Until a request was answered, in nanoseconds.
+    p50: u64,
+    p99: u64,
 }
 
 /// What all measurements share.
@@ -119,6 +139,7 @@ pub async fn run(options: &Options) -> Result<(), Error> {
     );
     let saturation = bench.beside_nginx()?;
     bench.runtimes()?;
+    bench.syncs()?;
     bench.starts_and_memory()?;
     println!(
         "\n{} clicks were answered, {} arrived in Kafka; saturation {} a second.",
@@ -140,7 +161,7 @@ impl Bench<'_> {
     /// CPU and rate beside nginx, latency at the same rate, and that of a cache miss. Returns the
     /// redirector's median rate.
     fn beside_nginx(&mut self) -> Result<u64, Error> {
-        let redirector = self.warm(1, SERVER_CPU)?;
+        let redirector = self.warm(ALONE)?;
         let answer = redirector.answer(&code(0))?;
         self.clicks += 1;
         let plain = Nginx::start(&answer, false, self.work)?;
@@ -253,8 +274,8 @@ impl Bench<'_> {
 
     /// Two runtimes on two CPUs beside one on one.
     fn runtimes(&mut self) -> Result<(), Error> {
-        let one = self.warm(1, SERVER_CPU)?;
-        let two = self.warm(2, "0,1")?;
+        let one = self.warm(ALONE)?;
+        let two = self.warm(PAIR)?;
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for round in 1..=self.options.rounds.div_ceil(2) {
             eprintln!("peers: runtimes, round {round}");
@@ -273,13 +294,57 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// What forcing clicks to the disk costs, by `JOURNAL_SYNC`.
+    fn syncs(&mut self) -> Result<(), Error> {
+        let mut redirectors = Vec::new();
+        for sync in SYNCS {
+            redirectors.push(self.warm(Shape { sync, ..ALONE })?);
+        }
+        let mut rounds = vec![Vec::new(); SYNCS.len()];
+        for round in 1..=self.options.rounds.div_ceil(2) {
+            eprintln!("peers: JOURNAL_SYNC, round {round}");
+            for (redirector, of) in redirectors.iter().zip(&mut rounds) {
+                of.push(self.redirector(redirector)?);
+            }
+        }
+        println!(
+            "\nJOURNAL_SYNC, {} connections as fast as they are answered:\n",
+            self.options.connections
+        );
+        head();
+        for (sync, of) in SYNCS.iter().zip(&rounds) {
+            let values = |of_one: fn(&Measured) -> u64| of.iter().map(of_one).collect::<Vec<u64>>();
+            row(
+                &format!("{sync}, CPU µs a click"),
+                Unit::Nanos,
+                &values(|m| m.cpu),
+            );
+            row(
+                &format!("{sync}, clicks/s"),
+                Unit::Count,
+                &values(|m| m.per_second),
+            );
+            row(
+                &format!("{sync}, µs until answered, p50"),
+                Unit::Nanos,
+                &values(|m| m.p50),
+            );
+            row(
+                &format!("{sync}, µs until answered, p99"),
+                Unit::Nanos,
+                &values(|m| m.p99),
+            );
+        }
+        Ok(())
+    }
+
     /// From start to ready; and memory without and with all links.
     fn starts_and_memory(&mut self) -> Result<(), Error> {
         let links = self.options.links;
         let mut ready = Vec::new();
         for start in 1..=self.options.starts {
             eprintln!("peers: start {start}");
-            let redirector = self.start(1, SERVER_CPU, links)?;
+            let redirector = self.start(ALONE, links)?;
             ready.push(nanos(redirector.ready_after));
         }
         println!("\nFrom start to ready, in µs:\n");
@@ -287,7 +352,7 @@ impl Bench<'_> {
         row("redirector", Unit::Nanos, &ready);
 
         eprintln!("peers: {} links into memory", grouped(links));
-        let redirector = self.start(1, SERVER_CPU, links)?;
+        let redirector = self.start(ALONE, links)?;
         let pid = redirector.process.pid();
         let before = (memory_kib(pid, "VmRSS")?, memory_kib(pid, "RssAnon")?);
         self.ask_all(&redirector, links)?;
@@ -307,24 +372,19 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn start(
-        &mut self,
-        runtimes: usize,
-        cpus: &'static str,
-        links: usize,
-    ) -> Result<Redirector, Error> {
+    fn start(&mut self, shape: Shape, links: usize) -> Result<Redirector, Error> {
         self.starts += 1;
+        let cached_links = links * ROOM_PERCENT / 100;
         let shape = Shape {
-            runtimes,
-            cpus,
-            cached_links: links * ROOM_PERCENT / 100,
+            cached_links,
+            ..shape
         };
         Redirector::start(shape, self.work, self.starts)
     }
 
     /// A redirector that has every warm link in memory and has worked for a while.
-    fn warm(&mut self, runtimes: usize, cpus: &'static str) -> Result<Redirector, Error> {
-        let redirector = self.start(runtimes, cpus, self.options.warm_links)?;
+    fn warm(&mut self, shape: Shape) -> Result<Redirector, Error> {
+        let redirector = self.start(shape, self.options.warm_links)?;
         self.ask_all(&redirector, self.options.warm_links)?;
         let outcome = self.ask(redirector.address, Pace::Closed, WARM_UP)?;
         self.arrived(&outcome)?;
@@ -429,6 +489,8 @@ fn measured(outcome: &Outcome, cpu: Duration) -> Measured {
     Measured {
         per_second: outcome.per_second(),
         cpu: per(cpu, outcome.answered()),
+        p50: nanos(outcome.at(0.5)),
+        p99: nanos(outcome.at(0.99)),
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Shape {
     /// As taskset writes them.
     pub(crate) cpus: &'static str,
     pub(crate) cached_links: usize,
+    /// `JOURNAL_SYNC`.
+    pub(crate) sync: &'static str,
 }
 
 impl Redirector {
@@ -57,6 +59,7 @@ impl Redirector {
             ("WORKERS", shape.runtimes.to_string()),
             ("LINK_CACHE_ENTRIES", shape.cached_links.to_string()),
             ("JOURNAL_DIR", journal.display().to_string()),
+            ("JOURNAL_SYNC", shape.sync.to_owned()),
             ("REDIS_PREFIX", REDIS_PREFIX.to_owned()),
             ("KAFKA_TOPIC_PREFIX", TOPIC_PREFIX.to_owned()),
             ("CLICK_TOKEN_KEYS", format!("1:{}", "5a".repeat(32))),
