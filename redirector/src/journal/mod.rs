@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! a runtime ── Lane::append ──▶ segment (mapped file) ── shipper thread ──▶ Kafka
-//!                                  ▲                        │ acknowledged: file removed
-//!              keeper thread ── prepares the next one, syncs
+//!                                  ▲                        │ acknowledged
+//!              keeper thread ── prepares the next one, syncs ◀┘ to be used again
 //! ```
 //!
 //! Invariants:
@@ -11,8 +11,8 @@
 //!    the process is killed; the next redirector on this folder sends it.
 //! 2. A segment has one writer and, in one process, one reader; its folder is locked by the process
 //!    that owns it. Whoever gets the lock of another folder owns what is in it.
-//! 3. A segment's file is removed only after every record in it was acknowledged by Kafka, or put
-//!    aside as damaged after every readable one was.
+//! 3. A segment's file is removed, or emptied and used again under a new id, only after every record in
+//!    it was acknowledged by Kafka; or put aside as damaged after every readable one was.
 //! 4. `(segment id, sequence)` names a record for ever. What is sent again keeps its name and its
 //!    partition, so that whoever counts recognises it.
 //! 5. Nobody who appends waits for a disk: the next segment is prepared by the keeper, with all its
@@ -25,7 +25,7 @@
 //! ```text
 //! JOURNAL_DIR/{run id}/lock              locked while the process lives
 //! JOURNAL_DIR/{run id}/{segment id}.segment
-//!     byte  0..8    "TRIBJNL1"
+//!     byte  0..8    "TRIBJNL1", written last; zeros: there is nothing in it
 //!     byte  8..24   segment id, UUIDv7
 //!     byte 24       stream: 1 clicks, 2 conversions
 //!     byte 28..32   CRC-32C of bytes 0..28
