@@ -8,7 +8,7 @@ launcher := target/release/tributary-local
 cargo_build := cargo build --release --workspace
 services := --bin redirector --bin processor --bin admin-api --bin tributary-local
 
-.PHONY: help run replay test bench drill setup build fmt lint clean
+.PHONY: help run replay test fuzz bench drill setup build fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,10 @@ test: setup ## all tests, on one set of real engines
 	@$(cargo_build) --bin tributary-local
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
 	    $(launcher) exec --data "$$data" -- cargo test --release --workspace
+
+# FUZZ_SECONDS=600 for a longer look.
+fuzz: setup ## hostile input for 20 s into each reader of what strangers send
+	@redirector/fuzz/run.sh
 
 bench: build ## the redirect's cost beside nginx's
 	@deploy/local/setup.sh bench

@@ -78,7 +78,7 @@ struct Ended;
 
 /// Not for this lane.
 #[derive(Debug, PartialEq, Eq)]
-struct Unusual;
+pub(crate) struct Unusual;
 
 impl Lane {
     async fn run(
@@ -181,12 +181,12 @@ impl Lane {
 
 /// A request that the lane takes.
 #[derive(Debug)]
-struct Head<'b> {
-    length: usize,
-    path: &'b str,
-    query: Option<&'b str>,
-    host: std::borrow::Cow<'b, str>,
-    shopper: Shopper<'b>,
+pub(crate) struct Head<'b> {
+    pub(crate) length: usize,
+    pub(crate) path: &'b str,
+    pub(crate) query: Option<&'b str>,
+    pub(crate) host: std::borrow::Cow<'b, str>,
+    pub(crate) shopper: Shopper<'b>,
 }
 
 impl Head<'_> {
@@ -204,7 +204,10 @@ impl Head<'_> {
 }
 
 /// Reads the first request in `bytes`; none: it is not whole yet.
-fn read_head<'b>(bytes: &'b [u8], proxies: &TrustedProxies) -> Result<Option<Head<'b>>, Unusual> {
+pub(crate) fn read_head<'b>(
+    bytes: &'b [u8],
+    proxies: &TrustedProxies,
+) -> Result<Option<Head<'b>>, Unusual> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut fields) {

@@ -6,7 +6,8 @@
 //! is asking?), `query` and `route` (where to? by `device` and `country`), `destination`, `cookies` and
 //! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `pixel` and `events` take a conversion by the rules
 //! of `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
-//! `events`; `pages` holds what a person may get to read.
+//! `events`; `pages` holds what a person may get to read. `fuzzing` is what must hold of any input; only
+//! fuzzers and tests have it.
 
 mod client;
 mod config;
@@ -20,6 +21,8 @@ mod device;
 mod events;
 mod fingerprint;
 mod found;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http2;
 mod intake;
 mod journal;

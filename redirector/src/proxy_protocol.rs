@@ -81,7 +81,7 @@ pub(crate) async fn client_address(
 }
 
 /// Reads one header of either version. None when it names nobody.
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, Refused> {
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, Refused> {
     let mut start = [0; V2_SIGNATURE.len()];
     stream.read_exact(&mut start).await?;
     if start == V2_SIGNATURE {

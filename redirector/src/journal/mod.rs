@@ -39,7 +39,7 @@
 mod folder;
 mod keeper;
 pub(crate) mod record;
-mod segment;
+pub(crate) mod segment;
 mod ship;
 
 use std::path::PathBuf;

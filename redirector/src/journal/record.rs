@@ -128,8 +128,26 @@ impl<'b> Iterator for Records<'b> {
             self.damaged |= here.iter().any(|b| *b != 0);
             self.at += ALIGNMENT;
         }
+        // Too short for a record, and still nobody's but a cut one's.
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        self.damaged |= rest.iter().any(|b| *b != 0);
         None
     }
+}
+
+/// Records in a row, as a segment holds them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn written(seed: Seed, payloads: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (sequence, payload) in (0..).zip(payloads) {
+        let payload = payload.as_ref();
+        let mut header = [0; HEADER_BYTES];
+        write_header(&mut header, seed, sequence, payload);
+        bytes.extend(header);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -139,18 +157,6 @@ mod tests {
 
     fn seed() -> Seed {
         Seed::new(Uuid::from_u128(7))
-    }
-
-    fn written(payloads: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (sequence, payload) in (0..).zip(payloads) {
-            let mut header = [0; HEADER_BYTES];
-            write_header(&mut header, seed(), sequence, payload);
-            bytes.extend(header);
-            bytes.extend(payload);
-            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        }
-        bytes
     }
 
     fn read(bytes: &[u8]) -> (Vec<(u32, Vec<u8>)>, bool) {
@@ -166,10 +172,20 @@ mod tests {
         proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..100), 1..20)
     }
 
+    #[test]
+    fn a_file_that_was_cut_anywhere_in_a_record_is_damaged() {
+        let whole = written(seed(), &[b"first", b"other"]);
+        let first = whole_bytes(b"first".len());
+        for cut in first + 1..first + HEADER_BYTES + b"other".len() {
+            let (found, damaged) = read(&whole[..cut]);
+            assert_eq!((found.len(), damaged), (1, true), "{cut}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_was_written_is_read(payloads in payloads(), empty in 0..200_usize) {
-            let mut bytes = written(&payloads);
+            let mut bytes = written(seed(), &payloads);
             bytes.resize(bytes.len() + empty * ALIGNMENT, 0);
             let (found, damaged) = read(&bytes);
             prop_assert_eq!(found, (0..).zip(payloads).collect::<Vec<_>>());
@@ -178,7 +194,7 @@ mod tests {
 
         #[test]
         fn a_torn_end_costs_the_torn_record_only(payloads in payloads(), cut in 1..112_usize) {
-            let whole = written(&payloads);
+            let whole = written(seed(), &payloads);
             let last = whole_bytes(payloads.last().unwrap().len());
             // A last record that ends in padding is whole without its padding.
             let torn = (whole.len() - last) + cut.min(HEADER_BYTES + payloads.last().unwrap().len() - 1);
@@ -195,7 +211,7 @@ mod tests {
 
         #[test]
         fn a_damaged_byte_costs_one_record_and_is_noticed(payloads in payloads(), at in any::<prop::sample::Index>(), flip in 1..=255_u8) {
-            let mut bytes = written(&payloads);
+            let mut bytes = written(seed(), &payloads);
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             let (found, damaged) = read(&bytes);

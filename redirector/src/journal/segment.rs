@@ -23,7 +23,7 @@ use super::Stream;
 use super::record::{self, HEADER_BYTES as RECORD_HEADER_BYTES, Records, Seed};
 
 /// Bytes before the first record.
-pub(super) const HEADER_BYTES: usize = 64;
+pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"TRIBJNL1";
 /// Where the header holds how far Kafka has acknowledged. Eight bytes, so that they change at once.
 const ACKNOWLEDGED_AT: usize = 32;
@@ -152,19 +152,15 @@ impl Segment {
         if header[..MAGIC.len()].iter().all(|b| *b == 0) {
             return Err(BadSegment::Empty);
         }
-        let (id, stream) = read_header(header).ok_or(BadSegment::Header)?;
-        let mut known = [0; 8];
-        known.copy_from_slice(&header[ACKNOWLEDGED_AT..ACKNOWLEDGED_AT + 8]);
         let whole = map.len();
-        // A hint that can't be true is worth nothing: everything is sent again.
-        let acknowledged = usize::try_from(u64::from_le_bytes(known))
-            .ok()
-            .filter(|at| (HEADER_BYTES..=whole).contains(at) && at % record::ALIGNMENT == 0)
-            .unwrap_or(HEADER_BYTES);
-        let segment = Self::new(id, stream, map, Some((file, path.to_owned())));
+        let header = read_header(header, whole).ok_or(BadSegment::Header)?;
+        let file = Some((file, path.to_owned()));
+        let segment = Self::new(header.id, header.stream, map, file);
         segment.published.store(whole, Ordering::Relaxed);
         segment.sealed.store(true, Ordering::Relaxed);
-        segment.acknowledged.store(acknowledged, Ordering::Relaxed);
+        segment
+            .acknowledged
+            .store(header.acknowledged, Ordering::Relaxed);
         Ok(segment)
     }
 
@@ -363,14 +359,33 @@ impl Drop for Writer {
     }
 }
 
-fn read_header(header: &[u8]) -> Option<(Uuid, Stream)> {
+/// What a segment's header says.
+pub(crate) struct Header {
+    pub(crate) id: Uuid,
+    pub(super) stream: Stream,
+    /// Where the first record that Kafka has not acknowledged begins.
+    pub(crate) acknowledged: usize,
+}
+
+/// Reads the header of a segment of `size` bytes. None: it is damaged.
+pub(crate) fn read_header(header: &[u8], size: usize) -> Option<Header> {
     let mut crc = [0; 4];
     crc.copy_from_slice(&header[28..32]);
     let whole =
         header.starts_with(MAGIC) && crc32c::crc32c(&header[..28]) == u32::from_le_bytes(crc);
-    let id = Uuid::from_slice(&header[8..24]).ok()?;
-    let stream = Stream::from_number(header[24])?;
-    whole.then_some((id, stream))
+    let mut known = [0; 8];
+    known.copy_from_slice(&header[ACKNOWLEDGED_AT..ACKNOWLEDGED_AT + 8]);
+    // A hint that can't be true is worth nothing: everything is sent again.
+    let acknowledged = usize::try_from(u64::from_le_bytes(known))
+        .ok()
+        .filter(|at| (HEADER_BYTES..=size).contains(at) && at % record::ALIGNMENT == 0)
+        .unwrap_or(HEADER_BYTES);
+    let header = Header {
+        id: Uuid::from_slice(&header[8..24]).ok()?,
+        stream: Stream::from_number(header[24])?,
+        acknowledged,
+    };
+    whole.then_some(header)
 }
 
 #[cfg(test)]
