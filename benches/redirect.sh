@@ -17,7 +17,7 @@ fail() {
     printf 'redirect.sh: %s\n' "$*" >&2
     exit 1
 }
-for program in taskset setpriv; do
+for program in chrt taskset setpriv; do
     command -v "$program" >/dev/null || fail "$program is missing"
 done
 [[ -x /usr/sbin/nginx ]] || command -v nginx >/dev/null || fail 'nginx is missing; run: deploy/local/setup.sh bench'
@@ -27,6 +27,10 @@ done
 
 data=$(mktemp -d)
 trap 'rm -rf "$data"' EXIT
-# The engines share the load's CPU, and the load goes first there: without a right to that (nice needs root)
-# the latencies are the machine's.
-taskset -c 1 "$bin/tributary-local" exec --data "$data" -- nice -n -10 "$bin/peers" "$@"
+# The engines share the load's CPU, and the load goes first there; who may not have that (it needs root) sees
+# latencies with Kafka's share in them.
+first=()
+if chrt --fifo 10 true 2>/dev/null; then
+    first=(chrt --reset-on-fork --fifo 10)
+fi
+taskset -c 1 "$bin/tributary-local" exec --data "$data" -- "${first[@]}" "$bin/peers" "$@"
