@@ -156,7 +156,8 @@ pub fn cookie(input: &[u8]) {
     // A visitor is recognised in the form that we write only.
     let writer = CookieWriter::new(true);
     let visitor_id = visitor(lines.iter().copied());
-    let visitor_cookie = writer.visitor(visitor_id.unwrap_or_default(), of_host);
+    let mut visitor_cookie = String::new();
+    writer.visitor(visitor_id.unwrap_or_default(), of_host, &mut visitor_cookie);
     if let Some(id) = visitor_id {
         let (pair, _) = visitor_cookie.split_once(';').expect("attributes");
         assert!(lines.iter().any(|line| contains(line, pair)));
@@ -181,12 +182,16 @@ pub fn cookie(input: &[u8]) {
     }
 
     let domain = of_host.map(|_| &*domain);
-    let click_cookie = writer.click(&TOKEN, input.len() as u64, of_host);
+    let window = u32::try_from(input.len()).unwrap_or(u32::MAX);
+    let mut click_cookie = String::new();
+    writer.click(TOKEN.as_str(), window, of_host, &mut click_cookie);
     for set in [&click_cookie, &visitor_cookie] {
         is_one_cookie(set, domain);
     }
-    let found = Found::new("https://shop.example/".to_owned()).expect("a location");
-    is_one_answer(found.with_cookies([Some(click_cookie), Some(visitor_cookie)]));
+    let mut found = Found::new("https://shop.example/".to_owned()).expect("a location");
+    found.set_cookie(|out| out.push_str(&click_cookie));
+    found.set_cookie(|out| out.push_str(&visitor_cookie));
+    is_one_answer(found);
 }
 
 /// A `Set-Cookie` that says what we say, and nothing of anybody else's.
