@@ -112,9 +112,12 @@ impl Lane {
                     drop(answering);
                     self.answered += head.length;
                     if last {
-                        return self.flush(watch).await.map_or(Ok(Ended), |()| Ok(Ended));
+                        return flush(&self.outgoing, watch)
+                            .await
+                            .map_or(Ok(Ended), |()| Ok(Ended));
                     }
-                    if gathered >= MAX_GATHERED_BYTES && self.flush(watch).await.is_err() {
+                    if gathered >= MAX_GATHERED_BYTES && flush(&self.outgoing, watch).await.is_err()
+                    {
                         return Ok(Ended);
                     }
                 }
@@ -125,20 +128,12 @@ impl Lane {
                     }
                 }
                 Err(Unusual) => {
-                    return match self.flush(watch).await {
+                    return match flush(&self.outgoing, watch).await {
                         Ok(()) => Err(Unusual),
                         Err(Ended) => Ok(Ended),
                     };
                 }
             }
-        }
-    }
-
-    /// Writes what was gathered.
-    async fn flush(&mut self, watch: &Watch) -> Result<(), Ended> {
-        match watch.unless_closing(self.outgoing.flush()).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) | None => Err(Ended),
         }
     }
 
@@ -159,10 +154,7 @@ impl Lane {
             match watch.unless_closing(read_unless_stuck).await {
                 Some(Some(Ok(1..))) => return Ok(()),
                 Some(Some(Ok(0) | Err(_))) | None => return Err(Ended),
-                Some(None) => match watch.unless_closing(outgoing.flush()).await {
-                    Some(Ok(())) => {}
-                    Some(Err(_)) | None => return Err(Ended),
-                },
+                Some(None) => flush(outgoing, watch).await?,
             }
         }
     }
@@ -176,6 +168,14 @@ impl Lane {
             from: self.answered,
             stream: self.reader.reunite(writer).ok()?,
         })
+    }
+}
+
+/// Sends what was gathered, however long that takes.
+async fn flush(outgoing: &Outgoing, watch: &Watch) -> Result<(), Ended> {
+    match watch.unless_closing(outgoing.flush()).await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(_)) | None => Err(Ended),
     }
 }
 

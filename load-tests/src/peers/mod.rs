@@ -50,7 +50,6 @@ const ROOM_PERCENT: usize = 125;
 const ALONE: Shape = Shape {
     runtimes: 1,
     cpus: SERVER_CPU,
-    cached_links: 0,
     sync: "never",
 };
 /// Two runtimes on two CPUs.
@@ -87,7 +86,6 @@ pub struct Options {
 }
 
 /// One measurement of one server.
-#[derive(Clone)]
 struct Measured {
     per_second: u64,
     /// CPU time a request, in nanoseconds.
@@ -96,6 +94,9 @@ struct Measured {
     p50: u64,
     p99: u64,
 }
+
+/// One figure of a measurement.
+type Figure = fn(&Measured) -> u64;
 
 /// What all measurements share.
 struct Bench<'b> {
@@ -300,7 +301,7 @@ impl Bench<'_> {
         for sync in SYNCS {
             redirectors.push(self.warm(Shape { sync, ..ALONE })?);
         }
-        let mut rounds = vec![Vec::new(); SYNCS.len()];
+        let mut rounds = SYNCS.map(|_| Vec::new());
         for round in 1..=self.options.rounds.div_ceil(2) {
             eprintln!("peers: JOURNAL_SYNC, round {round}");
             for (redirector, of) in redirectors.iter().zip(&mut rounds) {
@@ -312,28 +313,17 @@ impl Bench<'_> {
             self.options.connections
         );
         head();
+        let figures: [(&str, Unit, Figure); 4] = [
+            ("CPU µs a click", Unit::Nanos, |m| m.cpu),
+            ("clicks/s", Unit::Count, |m| m.per_second),
+            ("µs until answered, p50", Unit::Nanos, |m| m.p50),
+            ("µs until answered, p99", Unit::Nanos, |m| m.p99),
+        ];
         for (sync, of) in SYNCS.iter().zip(&rounds) {
-            let values = |of_one: fn(&Measured) -> u64| of.iter().map(of_one).collect::<Vec<u64>>();
-            row(
-                &format!("{sync}, CPU µs a click"),
-                Unit::Nanos,
-                &values(|m| m.cpu),
-            );
-            row(
-                &format!("{sync}, clicks/s"),
-                Unit::Count,
-                &values(|m| m.per_second),
-            );
-            row(
-                &format!("{sync}, µs until answered, p50"),
-                Unit::Nanos,
-                &values(|m| m.p50),
-            );
-            row(
-                &format!("{sync}, µs until answered, p99"),
-                Unit::Nanos,
-                &values(|m| m.p99),
-            );
+            for (what, unit, figure) in figures {
+                let values: Vec<u64> = of.iter().map(figure).collect();
+                row(&format!("{sync}, {what}"), unit, &values);
+            }
         }
         Ok(())
     }
@@ -375,11 +365,7 @@ impl Bench<'_> {
     fn start(&mut self, shape: Shape, links: usize) -> Result<Redirector, Error> {
         self.starts += 1;
         let cached_links = links * ROOM_PERCENT / 100;
-        let shape = Shape {
-            cached_links,
-            ..shape
-        };
-        Redirector::start(shape, self.work, self.starts)
+        Redirector::start(shape, cached_links, self.work, self.starts)
     }
 
     /// A redirector that has every warm link in memory and has worked for a while.

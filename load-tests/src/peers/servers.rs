@@ -42,14 +42,18 @@ pub(crate) struct Shape {
     pub(crate) runtimes: usize,
     /// As taskset writes them.
     pub(crate) cpus: &'static str,
-    pub(crate) cached_links: usize,
     /// `JOURNAL_SYNC`.
     pub(crate) sync: &'static str,
 }
 
 impl Redirector {
     /// Starts one with a journal of its own in `work`. Redis and Kafka are the environment's.
-    pub(crate) fn start(shape: Shape, work: &Path, number: u32) -> Result<Self, Error> {
+    pub(crate) fn start(
+        shape: Shape,
+        cached_links: usize,
+        work: &Path,
+        number: u32,
+    ) -> Result<Self, Error> {
         let (address, operations) = (free_address()?, free_address()?);
         let journal = work.join(format!("journal-{number}"));
         std::fs::create_dir_all(&journal).map_err(Error::io("make a journal's folder"))?;
@@ -57,7 +61,7 @@ impl Redirector {
             ("LISTEN", address.to_string()),
             ("METRICS_LISTEN", operations.to_string()),
             ("WORKERS", shape.runtimes.to_string()),
-            ("LINK_CACHE_ENTRIES", shape.cached_links.to_string()),
+            ("LINK_CACHE_ENTRIES", cached_links.to_string()),
             ("JOURNAL_DIR", journal.display().to_string()),
             ("JOURNAL_SYNC", shape.sync.to_owned()),
             ("REDIS_PREFIX", REDIS_PREFIX.to_owned()),
