@@ -15,9 +15,7 @@ mod connections;
 mod conversion;
 mod cookies;
 mod cors;
-mod country;
 mod destination;
-mod device;
 mod events;
 mod fingerprint;
 mod found;
@@ -56,12 +54,12 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::bots::BotList;
 use tributary_shared::clock::Clock;
+use tributary_shared::geo::{GeoError, GeoFile};
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use client::ForwardingHeader;
 pub use config::Config;
-pub use country::CountriesError;
 pub use journal::{BadSyncPolicy, JournalError, SyncPolicy};
 pub use tls::TlsError;
 
@@ -69,7 +67,6 @@ use crate::client::TrustedProxies;
 use crate::connections::PerAddress;
 use crate::conversion::ConversionPublisher;
 use crate::cookies::CookieWriter;
-use crate::country::Countries;
 use crate::fingerprint::Fingerprinter;
 use crate::journal::{Journal, Stream};
 use crate::limits::ReportLimits;
@@ -79,8 +76,6 @@ use crate::tls::Tls;
 
 /// How long Kafka may take over what is left in the journal at the end; the rest stays there.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the file of countries is looked at.
-const COUNTRIES_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the redirector stopped without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +91,7 @@ pub enum RunError {
     #[error("TLS_LISTEN needs TLS_DIR: the folder of certificates")]
     TlsFolderMissing,
     #[error("cannot tell countries: {0} (see COUNTRY_FILE)")]
-    Countries(#[from] CountriesError),
+    Countries(#[from] GeoError),
     #[error("cannot compile the list of bots: {0}")]
     Bots(#[from] regex::Error),
     #[error(
@@ -126,7 +121,7 @@ struct Edge {
     proxies: TrustedProxies,
     cookies: CookieWriter,
     fingerprinter: Fingerprinter,
-    countries: Option<Arc<Countries>>,
+    countries: Option<Arc<GeoFile>>,
     bots: BotList,
     conversions: ConversionPublisher,
     report_limits: ReportLimits,
@@ -152,7 +147,7 @@ pub async fn run(
         (_, None) => None,
     };
     let countries = match &config.country_file {
-        Some(path) => Some(Arc::new(Countries::open(path)?)),
+        Some(path) => Some(Arc::new(GeoFile::open(path)?)),
         None => None,
     };
     let needed = journal::needed_mib(config.workers());
@@ -177,7 +172,7 @@ pub async fn run(
         tokio::spawn(tls.keep_current(config.tls_reload(), shutdown.clone()));
     }
     if let Some(countries) = countries {
-        let keep = keep_current(countries);
+        let keep = countries.keep_current("COUNTRY_FILE");
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(keep));
     }
     tokio::spawn(serve_operations(
@@ -257,24 +252,6 @@ async fn serve(
         }
     }
     result
-}
-
-/// Reads the file of countries again whenever it was replaced.
-async fn keep_current(countries: Arc<Countries>) {
-    loop {
-        tokio::time::sleep(COUNTRIES_EVERY).await;
-        let reloaded = {
-            let countries = Arc::clone(&countries);
-            spawn_blocking(move || countries.reload_if_changed()).await
-        };
-        match reloaded {
-            Ok(Ok(true)) => tracing::info!("countries are told by a new file"),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "countries are told by the old file; replace it (COUNTRY_FILE)");
-            }
-            Ok(Ok(false)) | Err(_) => {}
-        }
-    }
 }
 
 /// Reports ready once Redis has answered. Later outages don't make the edge unready: it goes on

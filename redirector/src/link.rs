@@ -13,7 +13,7 @@ use tributary_shared::links::{self, CapPeriod, Link};
 use tributary_shared::template::Template;
 
 use crate::cookies::CookieDomain;
-use crate::device::{Device, System};
+use tributary_shared::device::{Device, System};
 
 /// Most routes of a link. Beyond a bound of these three, a link is unreadable: one tenant's link
 /// must not hold up everybody's redirects.

@@ -204,7 +204,7 @@ fn route<'l>(
         return Choice::plain(link);
     }
     let text = |value| std::str::from_utf8(value).unwrap_or_default();
-    let country = || edge.countries.as_ref()?.lookup(visitor.seen_at);
+    let country = || edge.countries.as_ref()?.country(visitor.seen_at);
     let visit = Visit {
         now,
         // Without a name there is nothing to stick to: each click is drawn anew.
@@ -324,6 +324,7 @@ fn describe(
     replace(&mut click.utm_campaign, campaign);
     replace(&mut click.utm_term, term);
     replace(&mut click.utm_content, content);
+    click.fetch_dest = shopper.fetch_dest.into();
     click.privacy_opt_out = visitor.address.is_none();
     click.visitor_id.clear();
     if let Some(id) = visitor.id {

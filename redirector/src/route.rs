@@ -14,8 +14,8 @@ use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use tributary_shared::events::Outcome;
 use tributary_shared::template::Template;
 
-use crate::device::{Machine, machine};
 use crate::link::{ActiveLink, Route, Schedule, Split};
+use tributary_shared::device::{Machine, machine};
 
 /// Entries of Accept-Language that are looked at.
 const MAX_LANGUAGES: usize = 32;

@@ -1,6 +1,8 @@
 //! What a click's request says of the shopper: each header that matters, found in one pass over all of
 //! them, whichever parser read them.
 
+use tributary_shared::events::FetchDest;
+
 use crate::client::{TrustedProxies, cut};
 
 /// Header fields of a click's request, as they came. Of one that stands several times the first
@@ -18,6 +20,7 @@ pub(crate) struct Shopper<'r> {
     /// `Sec-CH-UA-Mobile`, `Sec-CH-UA-Platform`.
     pub(crate) hint_mobile: Option<&'r str>,
     pub(crate) hint_platform: Option<&'r str>,
+    pub(crate) fetch_dest: FetchDest,
     /// A browser only looks ahead, without a person having clicked.
     pub(crate) looks_ahead: bool,
     /// The client asked not to be tracked (Global Privacy Control).
@@ -45,6 +48,7 @@ impl<'r> Shopper<'r> {
                 9 if is("x-purpose") => shopper.purpose(value),
                 10 if is("user-agent") => first(&mut shopper.user_agent, value),
                 11 if is("sec-purpose") => shopper.purpose(value),
+                14 if is("sec-fetch-dest") => shopper.fetch_dest = fetch_dest(value),
                 15 if is("accept-language") => first(&mut shopper.accept_language, value),
                 16 if is("sec-ch-ua-mobile") => shopper.hint_mobile = text(value),
                 18 if is("sec-ch-ua-platform") => shopper.hint_platform = text(value),
@@ -71,6 +75,17 @@ impl<'r> Shopper<'r> {
 fn first<'r>(place: &mut &'r [u8], value: &'r [u8]) {
     if place.is_empty() {
         *place = value;
+    }
+}
+
+fn fetch_dest(value: &[u8]) -> FetchDest {
+    match value {
+        b"document" => FetchDest::Document,
+        b"frame" | b"iframe" | b"fencedframe" | b"embed" | b"object" => FetchDest::Frame,
+        b"image" => FetchDest::Image,
+        b"empty" => FetchDest::Empty,
+        b"" => FetchDest::NotSaid,
+        _ => FetchDest::Resource,
     }
 }
 
@@ -135,6 +150,22 @@ mod tests {
             assert!(read(&[(name, value.as_bytes())]).looks_ahead, "{name}");
         }
         assert!(!read(&[("sec-purpose", b"navigate")]).looks_ahead);
+    }
+
+    #[test]
+    fn what_the_answer_is_for_is_told_by_kind() {
+        for (value, kind) in [
+            ("document", FetchDest::Document),
+            ("iframe", FetchDest::Frame),
+            ("image", FetchDest::Image),
+            ("empty", FetchDest::Empty),
+            ("script", FetchDest::Resource),
+            ("", FetchDest::NotSaid),
+        ] {
+            let shopper = read(&[("Sec-Fetch-Dest", value.as_bytes())]);
+            assert_eq!(shopper.fetch_dest, kind, "{value}");
+        }
+        assert_eq!(read(&[]).fetch_dest, FetchDest::NotSaid);
         assert!(read(&[("Sec-GPC", b"1")]).opted_out);
         assert!(!read(&[("Sec-GPC", b"0")]).opted_out);
     }

@@ -8,8 +8,10 @@ pub mod bots;
 pub mod click_token;
 pub mod clock;
 pub mod config;
+pub mod device;
 pub mod engines;
 pub mod events;
+pub mod geo;
 pub mod ids;
 pub mod links;
 pub mod migrations;
@@ -18,6 +20,7 @@ pub mod names;
 pub mod orders;
 pub mod secrets;
 pub mod service;
+pub mod signals;
 pub mod telemetry;
 pub mod template;
 #[cfg(feature = "testing")]

@@ -15,11 +15,23 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// ClickHouse's migrations in their order. A file's statements end with `;` at the end of a line and
 /// can each be run again, because ClickHouse has no transaction around them.
-const CLICKHOUSE: [(u32, &str); 2] = [
+const CLICKHOUSE: [(u32, &str); 5] = [
     (1, include_str!("../migrations/clickhouse/0001_facts.sql")),
     (
         2,
         include_str!("../migrations/clickhouse/0002_clicks_once.sql"),
+    ),
+    (
+        3,
+        include_str!("../migrations/clickhouse/0003_clicks_next.sql"),
+    ),
+    (
+        4,
+        include_str!("../migrations/clickhouse/0004_clicks_drop.sql"),
+    ),
+    (
+        5,
+        include_str!("../migrations/clickhouse/0005_clicks_rename.sql"),
     ),
 ];
 

@@ -12,7 +12,7 @@
 
 /// A class of devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Device {
+pub enum Device {
     Desktop,
     Mobile,
     Tablet,
@@ -20,7 +20,7 @@ pub(crate) enum Device {
 
 impl Device {
     /// By the name that routes use.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "desktop" => Self::Desktop,
             "mobile" => Self::Mobile,
@@ -32,7 +32,7 @@ impl Device {
 
 /// An operating system that routes can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum System {
+pub enum System {
     Android,
     Ios,
     Windows,
@@ -43,7 +43,7 @@ pub(crate) enum System {
 
 impl System {
     /// By the name that routes use.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "android" => Self::Android,
             "ios" => Self::Ios,
@@ -71,9 +71,9 @@ impl System {
 
 /// What a click's headers say of the device; none: they don't say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Machine {
-    pub(crate) device: Option<Device>,
-    pub(crate) system: Option<System>,
+pub struct Machine {
+    pub device: Option<Device>,
+    pub system: Option<System>,
 }
 
 /// Telephones of before Android and iOS, and what else says that it is one.
@@ -95,7 +95,7 @@ const OTHER_PHONES: [&str; 14] = [
 ];
 
 /// Judges the headers `User-Agent` (empty: not sent), `Sec-CH-UA-Mobile` and `Sec-CH-UA-Platform`.
-pub(crate) fn machine(
+pub fn machine(
     user_agent: &str,
     hint_mobile: Option<&str>,
     hint_platform: Option<&str>,

@@ -1,0 +1,2 @@
+-- See 0003.
+DROP TABLE IF EXISTS clicks SYNC;

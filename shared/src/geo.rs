@@ -1,0 +1,287 @@
+//! Where does an address lie, and whose network is it? By files in MaxMind's format that the operator
+//! provides and may replace while a service runs.
+//!
+//! Taken are the layouts of GeoLite2 and DB-IP (`country.iso_code`, `subdivisions`, `city.names.en`,
+//! `autonomous_system_number`) and the flat ones of ip-location-db and IPinfo (`country_code`, `state1` or
+//! `region`, `city`, `asn`). A file is held in memory: a memory map would end the process if somebody
+//! wrote over the file in place.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, path};
+
+/// Largest file that is taken, in bytes: it is held in memory.
+const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Longest name that is taken from a file.
+const MAX_NAME_CHARACTERS: usize = 100;
+
+/// Why a file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GeoError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge { path: PathBuf },
+    #[error("{path} is not a file in MaxMind's format: {source}")]
+    Format {
+        path: PathBuf,
+        source: Box<MaxMindDbError>,
+    },
+}
+
+/// Tells one state of a file from another.
+type Version = (Option<SystemTime>, u64);
+
+struct Loaded {
+    reader: Reader<Vec<u8>>,
+    version: Version,
+}
+
+/// How often a file is looked at: was it replaced?
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Where an address lies; empty: the file doesn't say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// ISO 3166-1 alpha-2, upper case.
+    pub country: String,
+    /// By its English name.
+    pub region: String,
+    /// By its English name.
+    pub city: String,
+}
+
+/// One file, asked by address. Threads may share one.
+pub struct GeoFile {
+    path: PathBuf,
+    loaded: RwLock<Loaded>,
+}
+
+impl GeoFile {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When it can't be read or is none.
+    pub fn open(path: &Path) -> Result<Self, GeoError> {
+        let version = version(path)?;
+        Ok(Self {
+            loaded: RwLock::new(load(path, version)?),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Reads the file again if it was replaced; whether it was. Blocks on the disk, so not for a
+    /// thread that answers requests, which go on with the old file meanwhile.
+    ///
+    /// # Errors
+    /// When the new file can't be used: the old one stays in use, and the next call tries again.
+    pub fn reload_if_changed(&self) -> Result<bool, GeoError> {
+        let version = version(&self.path)?;
+        let known = self
+            .loaded
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .version;
+        if version == known {
+            return Ok(false);
+        }
+        let new = load(&self.path, version)?;
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *loaded, new);
+        drop(loaded); // so that nobody waits while the old file's memory is given back
+        drop(old);
+        Ok(true)
+    }
+
+    /// Reads the file again whenever it is replaced; never returns. `setting` names it to the operator.
+    pub async fn keep_current(self: Arc<Self>, setting: &'static str) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let file = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || file.reload_if_changed()).await {
+                Ok(Ok(true)) => tracing::info!(setting, "the new file is used"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, setting, "the old file stays in use; replace it");
+                }
+                Ok(Ok(false)) | Err(_) => {}
+            }
+        }
+    }
+
+    /// The country (ISO 3166-1 alpha-2, upper case) of `address`; none when the file doesn't say.
+    pub fn country(&self, address: IpAddr) -> Option<[u8; 2]> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        country(&loaded.reader.lookup(address.to_canonical()).ok()?)
+    }
+
+    /// Country, region and city, as far as the file says.
+    pub fn place(&self, address: IpAddr) -> Place {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let Ok(record) = loaded.reader.lookup(address.to_canonical()) else {
+            return Place::default();
+        };
+        let country = country(&record).map(|code| String::from_utf8_lossy(&code).into_owned());
+        let region = text(&record, &path!["subdivisions", 0, "names", "en"])
+            .or_else(|| text(&record, &path!["state1"]))
+            .or_else(|| text(&record, &path!["region"]));
+        let city =
+            text(&record, &path!["city", "names", "en"]).or_else(|| text(&record, &path!["city"]));
+        Place {
+            country: country.unwrap_or_default(),
+            region: region.unwrap_or_default(),
+            city: city.unwrap_or_default(),
+        }
+    }
+
+    /// The number of the network (autonomous system), and its owner's name, which may be empty.
+    pub fn network(&self, address: IpAddr) -> Option<(u32, String)> {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        let record = loaded.reader.lookup(address.to_canonical()).ok()?;
+        let number = match record.decode_path(&path!["autonomous_system_number"]) {
+            Ok(Some(number)) => number,
+            // Some write it as text, with or without AS before it.
+            _ => text(&record, &path!["asn"])?
+                .trim_start_matches("AS")
+                .parse()
+                .ok()?,
+        };
+        let owner = text(&record, &path!["autonomous_system_organization"])
+            .or_else(|| text(&record, &path!["as_name"]));
+        Some((number, owner.unwrap_or_default()))
+    }
+}
+
+type Record<'f> = LookupResult<'f, Vec<u8>>;
+
+fn country(record: &Record<'_>) -> Option<[u8; 2]> {
+    let nested = record.decode_path(&path!["country", "iso_code"]);
+    let code: &str = match nested {
+        Ok(Some(code)) => code,
+        _ => record.decode_path(&path!["country_code"]).ok()??,
+    };
+    let code: [u8; 2] = code.as_bytes().try_into().ok()?;
+    code.iter()
+        .all(u8::is_ascii_alphabetic)
+        .then(|| code.map(|letter| letter.to_ascii_uppercase()))
+}
+
+fn text(record: &Record<'_>, path: &[PathElement<'_>]) -> Option<String> {
+    let text: &str = record.decode_path(path).ok()??;
+    Some(text.chars().take(MAX_NAME_CHARACTERS).collect())
+}
+
+impl fmt::Debug for GeoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GeoFile").field(&self.path).finish()
+    }
+}
+
+fn version(path: &Path) -> Result<Version, GeoError> {
+    let file = fs::metadata(path).map_err(|source| GeoError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    if file.len() > MAX_FILE_BYTES {
+        return Err(GeoError::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    Ok((file.modified().ok(), file.len()))
+}
+
+fn load(path: &Path, version: Version) -> Result<Loaded, GeoError> {
+    let bytes = fs::read(path).map_err(|source| GeoError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let reader = Reader::from_source(bytes).map_err(|source| GeoError::Format {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(Loaded { reader, version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by tests/data/file.py.
+    const NESTED: &[u8] = include_bytes!("../tests/data/nested.mmdb");
+    const FLAT: &[u8] = include_bytes!("../tests/data/flat.mmdb");
+
+    struct File(PathBuf);
+
+    impl File {
+        fn new(content: &[u8]) -> Self {
+            let name = format!("geo-{}.mmdb", uuid::Uuid::new_v4());
+            let file = Self(std::env::temp_dir().join(name));
+            file.replace(content);
+            file
+        }
+
+        fn replace(&self, content: &[u8]) {
+            let new = self.0.with_extension("new");
+            fs::write(&new, content).unwrap();
+            fs::rename(new, &self.0).unwrap();
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    fn country(file: &GeoFile, address: &str) -> Option<String> {
+        let code = file.country(address.parse().unwrap())?;
+        Some(String::from_utf8(code.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn both_layouts_are_read() {
+        for content in [NESTED, FLAT] {
+            let file = File::new(content);
+            let file = GeoFile::open(&file.0).unwrap();
+            let is = |address, code: &str| {
+                assert_eq!(country(&file, address).as_deref(), Some(code));
+            };
+            is("203.0.113.9", "DE");
+            is("::ffff:203.0.113.9", "DE");
+            is("198.51.100.1", "AT");
+            is("2001:db8::1", "US");
+            // Not listed; listed without a country; with one that is none.
+            for address in ["10.0.0.1", "2001:4860::1", "192.0.2.1", "192.0.2.129"] {
+                assert_eq!(country(&file, address), None, "{address}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replaced_file_is_read_again_and_a_broken_one_is_not_used() {
+        let file = File::new(NESTED);
+        let file = GeoFile::open(&file.0).unwrap();
+        assert!(!file.reload_if_changed().unwrap());
+        file.replace(FLAT);
+        assert!(file.reload_if_changed().unwrap());
+        assert!(!file.reload_if_changed().unwrap());
+
+        file.replace(&NESTED[..NESTED.len() / 2]);
+        for _ in 0..2 {
+            let error = file.reload_if_changed().unwrap_err();
+            assert!(matches!(error, GeoError::Format { .. }), "{error}");
+        }
+        assert_eq!(country(&file, "203.0.113.9").as_deref(), Some("DE"));
+        fs::remove_file(&file.0).unwrap();
+        assert!(file.reload_if_changed().is_err());
+        assert_eq!(country(&file, "203.0.113.9").as_deref(), Some("DE"));
+        assert!(GeoFile::open(&file.0).is_err());
+    }
+}
