@@ -112,7 +112,7 @@ impl ClickHouse {
         run: &str,
         since: DateTime<Utc>,
     ) -> Result<StoredClicks, Error> {
-        const COLUMNS: &str = "SELECT click_id, link_id, program_id, affiliate_id, visitor_id, address, \
+        const COLUMNS: &str = "SELECT click_id, link_id, program_id, affiliate_id, toString(visitor_id) AS visitor_id, address, \
              user_agent, referrer, sub2, is_bot FROM clicks WHERE";
         let mut asked = Vec::with_capacity(ids.len());
         for ids in ids.chunks(IDS_PER_QUERY) {
@@ -229,8 +229,8 @@ fn among(ids: &[&str], since: DateTime<Utc>) -> String {
 
 fn received(since: DateTime<Utc>) -> String {
     format!(
-        "received_at >= fromUnixTimestamp64Micro({}, 'UTC')",
-        since.timestamp_micros()
+        "received_at >= fromUnixTimestamp64Milli({}, 'UTC')",
+        since.timestamp_millis()
     )
 }
 

@@ -10,9 +10,11 @@ use chrono::{DateTime, Datelike as _, Utc};
 use clickhouse::Row;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tributary_shared::bots::{BotList, Verdict};
+use tributary_shared::bots::Verdict;
+use tributary_shared::click_token::{self, Parts};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome};
 use tributary_shared::links::is_code;
@@ -20,53 +22,66 @@ use uuid::Uuid;
 
 use crate::consume::{Position, Stage};
 use crate::dead_letter::{Part, Unreadable};
-use crate::retry::{Stopped, until_done};
+use crate::enrich::{self, Enricher, Neighbours};
+use crate::retry::{Retry, Stopped, until_done};
 use crate::segments::{Named, Segments};
 use crate::sink::{Fact, Sink};
+use crate::tenants::Tenants;
 use crate::unresolved::{self, Link};
 
 /// Longest text in a click; the redirector cuts earlier.
 const MAX_TEXT_BYTES: usize = 4096;
 
-/// A row of `clicks`: shared/migrations/clickhouse.
+/// A row of `clicks`: shared/migrations/clickhouse. The columns that were not on the click itself are
+/// `SmolStr`: most are short, and the others are shared with what is remembered.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub(crate) struct ClickRow {
-    click_id: String,
-    #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
+    #[serde(with = "clickhouse::serde::chrono::datetime64::millis")]
     received_at: DateTime<Utc>,
     tenant_id: u64,
     program_id: u64,
     affiliate_id: u64,
     link_id: u64,
-    #[serde(with = "clickhouse::serde::uuid")]
-    visitor_id: Uuid,
-    fingerprint: [u8; 16],
+    click_random: [u8; 10],
+    click_key: u8,
+    click_tag: [u8; 11],
+    visitor_id: u64,
+    fingerprint: u64,
     address: Ipv6Addr,
+    country: SmolStr,
+    region: SmolStr,
+    city: SmolStr,
+    network: SmolStr,
     user_agent: String,
-    referrer: String,
+    device: SmolStr,
+    os: SmolStr,
+    browser: SmolStr,
     accept_language: String,
+    referrer: String,
+    referrer_domain: SmolStr,
+    channel: SmolStr,
     sub1: String,
     sub2: String,
     sub3: String,
     sub4: String,
     sub5: String,
-    is_bot: u8,
-    bot_reason: String,
-    privacy_opt_out: u8,
-    kafka_partition: i32,
-    kafka_offset: i64,
-    #[serde(with = "clickhouse::serde::uuid")]
-    segment_id: Uuid,
-    segment_sequence: u32,
     utm_source: String,
     utm_medium: String,
     utm_campaign: String,
     utm_term: String,
     utm_content: String,
+    is_bot: u8,
+    bot_reason: SmolStr,
+    signals: u16,
+    privacy_opt_out: u8,
     outcome: u8,
     variant: u32,
     code: String,
     host: String,
+    #[serde(with = "clickhouse::serde::uuid")]
+    segment_id: Uuid,
+    segment_sequence: u32,
+    keep_days: u16,
 }
 
 impl Fact for ClickRow {
@@ -78,7 +93,6 @@ impl Fact for ClickRow {
 
     fn bytes(&self) -> usize {
         let texts = [
-            &self.click_id,
             &self.user_agent,
             &self.referrer,
             &self.accept_language,
@@ -110,6 +124,40 @@ impl ClickRow {
     fn unresolved_code(&self) -> Option<&str> {
         let unresolved = i32::from(self.outcome) == Outcome::Unresolved as i32;
         (unresolved && self.link_id == 0).then_some(&self.code)
+    }
+
+    /// Leaves of the click what its tenant chose to keep.
+    fn keep(&mut self, tenants: &Tenants) {
+        let tenant = tenants.of(self.tenant_id);
+        self.address = tenant.address_kept.of(self.address);
+        self.keep_days = tenant.click_days;
+        if tenants.is_erased(self.tenant_id, self.visitor_id) {
+            self.erase();
+        }
+    }
+
+    /// Leaves nothing of the person. The same as in `erase`.
+    fn erase(&mut self) {
+        self.visitor_id = 0;
+        self.fingerprint = 0;
+        self.address = Ipv6Addr::UNSPECIFIED;
+        for text in [&mut self.region, &mut self.city, &mut self.network] {
+            *text = SmolStr::default();
+        }
+        for text in [
+            &mut self.user_agent,
+            &mut self.accept_language,
+            &mut self.referrer,
+            &mut self.sub1,
+            &mut self.sub2,
+            &mut self.sub3,
+            &mut self.sub4,
+            &mut self.sub5,
+            &mut self.utm_term,
+            &mut self.utm_content,
+        ] {
+            text.clear();
+        }
     }
 
     /// Makes the click its link's; unless it came by the host of a tenant whose link it is not.
@@ -146,6 +194,8 @@ pub(crate) enum BadClick {
     Missing(&'static str),
     #[error("{0} is out of bounds")]
     OutOfBounds(&'static str),
+    #[error("click_id is not of this link and this moment")]
+    Token,
 }
 
 /// `Clicks` with its clicks still encoded: one that can't be decoded does not take the others with it.
@@ -162,35 +212,31 @@ struct Envelope {
 /// A click's sequence, and its bytes.
 type Numbered = (u32, Vec<u8>);
 
-/// Where a click stands: its name, and the message that brought it.
+/// Where a click stands: its name.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     segment: Uuid,
     sequence: u32,
-    at: Position,
 }
 
 /// Stores clicks.
 pub(crate) struct Clicks {
     pub(crate) sink: Sink<ClickRow, Segments>,
-    pub(crate) bots: BotList,
+    pub(crate) enricher: Enricher,
+    pub(crate) tenants: Tenants,
     pub(crate) pool: PgPool,
     pub(crate) shutdown: CancellationToken,
 }
 
 impl Stage for Clicks {
-    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped> {
+    async fn take(&mut self, payload: &[u8], _: Position) -> Result<Vec<Unreadable>, Stopped> {
         let (segment, clicks) = match open(payload) {
             Ok(message) => message,
             Err(bad) => return Ok(vec![Unreadable::message(bad)]),
         };
         let mut unreadable = Vec::new();
         for (sequence, click) in clicks {
-            let place = Place {
-                segment,
-                sequence,
-                at,
-            };
+            let place = Place { segment, sequence };
             match self.read(&click, place) {
                 Ok(row) => self.sink.add(row),
                 Err(bad) => unreadable.push(dead(click, place, &bad)),
@@ -205,19 +251,37 @@ impl Stage for Clicks {
 
     async fn finish(&mut self) -> Result<(), Stopped> {
         self.resolve().await?;
+        self.keep().await?;
         self.sink.write().await
     }
 
     fn forget(&mut self) {
         self.sink.forget();
+        self.enricher.windows.clear();
     }
 }
 
 impl Clicks {
     fn read(&mut self, click: &[u8], place: Place) -> Result<ClickRow, BadClick> {
-        let click = decode(click)?;
-        let verdict = self.bots.judge(&click.user_agent);
-        row(click, verdict, place)
+        row(decode(click)?, place, &mut self.enricher)
+    }
+
+    /// Leaves of the clicks what their tenants chose to keep.
+    async fn keep(&mut self) -> Result<(), Stopped> {
+        let of_rows = |row: &ClickRow| row.tenant_id;
+        if self
+            .tenants
+            .is_old(self.sink.rows_mut().iter().map(of_rows))
+        {
+            let mut retry = Retry::new("postgres", &self.shutdown);
+            while let Err(error) = self.tenants.read(&self.pool).await {
+                retry.after(error).await?;
+            }
+        }
+        for row in self.sink.rows_mut() {
+            row.keep(&self.tenants);
+        }
+        Ok(())
     }
 
     /// Finds the links of those that have none yet. A code that PostgreSQL does not know is nobody's.
@@ -325,50 +389,99 @@ fn decode(click: &[u8]) -> Result<Click, BadClick> {
     Ok(click)
 }
 
-fn row(click: Click, verdict: Verdict, place: Place) -> Result<ClickRow, BadClick> {
+fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, BadClick> {
+    let received_at =
+        event_time(click.received_at_us).ok_or(BadClick::OutOfBounds("received_at_us"))?;
+    let token = token(&click, received_at)?;
+    let address = address(&click.address)?;
+    let visitor = sixteen(&click.visitor_id, "visitor_id")?;
+    let fingerprint = sixteen(&click.fingerprint, "fingerprint")?;
+    let visitor_id = u64::from_be_bytes(half(&visitor[8..]));
+    let fingerprint = u64::from_le_bytes(half(&fingerprint[..8]));
+
+    let agent = enricher.agents.read(&click.user_agent);
+    let origin = enricher.referrers.read(&click.referrer, &click.utm_medium);
+    let located = enricher.places.locate(address);
+    let is_bot = agent.verdict != Verdict::Person;
+    let at_ms = received_at.timestamp_millis();
+    let neighbours = Neighbours {
+        is_duplicate: !click.privacy_opt_out
+            && (enricher.windows).is_duplicate(visitor_id, click.link_id, at_ms),
+        is_flood: !click.privacy_opt_out
+            && (enricher.windows).is_flood((click.tenant_id, address, &click.user_agent), at_ms),
+    };
+    let signals = enrich::signals(&click, &located, neighbours);
+
     let mut subs = click.sub_ids.into_iter();
     let mut sub = || subs.next().unwrap_or_default();
     let row = ClickRow {
-        received_at: event_time(click.received_at_us)
-            .ok_or(BadClick::OutOfBounds("received_at_us"))?,
-        visitor_id: Uuid::from_bytes(sixteen(&click.visitor_id, "visitor_id")?),
-        fingerprint: sixteen(&click.fingerprint, "fingerprint")?,
-        address: address(&click.address)?,
-        click_id: click.click_id,
+        received_at,
         tenant_id: click.tenant_id,
         program_id: click.program_id,
         affiliate_id: click.affiliate_id,
         link_id: click.link_id,
+        click_random: token.random,
+        click_key: token.key_id,
+        click_tag: token.tag,
+        visitor_id,
+        fingerprint,
+        address,
+        country: located.country.clone(),
+        region: located.region.clone(),
+        city: located.city.clone(),
+        network: located.network.clone(),
         user_agent: click.user_agent,
-        referrer: click.referrer,
+        device: agent.device.clone(),
+        os: agent.os.clone(),
+        browser: agent.browser.clone(),
         accept_language: click.accept_language,
+        referrer: click.referrer,
+        referrer_domain: origin.domain,
+        channel: SmolStr::new_static(origin.channel),
         sub1: sub(),
         sub2: sub(),
         sub3: sub(),
         sub4: sub(),
         sub5: sub(),
-        is_bot: u8::from(verdict != Verdict::Person),
-        bot_reason: verdict.reason().to_owned(),
-        privacy_opt_out: u8::from(click.privacy_opt_out),
-        kafka_partition: place.at.partition,
-        kafka_offset: place.at.offset,
-        segment_id: place.segment,
-        segment_sequence: place.sequence,
         utm_source: click.utm_source,
         utm_medium: click.utm_medium,
         utm_campaign: click.utm_campaign,
         utm_term: click.utm_term,
         utm_content: click.utm_content,
+        is_bot: u8::from(is_bot),
+        bot_reason: SmolStr::new_static(agent.verdict.reason()),
+        signals,
+        privacy_opt_out: u8::from(click.privacy_opt_out),
         // One that this processor does not know yet is stored all the same.
         outcome: u8::try_from(click.outcome).map_err(|_| BadClick::OutOfBounds("outcome"))?,
         variant: click.variant,
         code: click.code,
         host: click.host,
+        segment_id: place.segment,
+        segment_sequence: place.sequence,
+        keep_days: 0, // its tenant's, before it is written
     };
     if subs.next().is_some() {
         return Err(BadClick::OutOfBounds("sub_ids"));
     }
     Ok(row)
+}
+
+/// The click token's parts; an unresolved click has none. The table keeps what link and time don't tell.
+fn token(click: &Click, received_at: DateTime<Utc>) -> Result<Parts, BadClick> {
+    if click.outcome == Outcome::Unresolved as i32 {
+        return Ok(Parts::default());
+    }
+    click_token::parts(&click.click_id)
+        .filter(|token| token.link == click.link_id)
+        .filter(|token| i64::try_from(token.at_ms) == Ok(received_at.timestamp_millis()))
+        .ok_or(BadClick::Token)
+}
+
+fn half(bytes: &[u8]) -> [u8; 8] {
+    let mut half = [0; 8];
+    half.copy_from_slice(bytes);
+    half
 }
 
 fn sixteen(bytes: &[u8], name: &'static str) -> Result<[u8; 16], BadClick> {
@@ -391,23 +504,31 @@ fn address(bytes: &[u8]) -> Result<Ipv6Addr, BadClick> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use proptest::prelude::*;
+    use tributary_shared::events::FetchDest;
     use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+    use tributary_shared::signals;
 
     const PLACE: Place = Place {
         segment: Uuid::from_u128(5),
         sequence: 11,
-        at: Position {
-            partition: 2,
-            offset: 7,
-        },
     };
+    const AT_US: i64 = 1_763_000_000_123_456;
+
+    thread_local! {
+        static ENRICHER: RefCell<Enricher> = RefCell::new(Enricher::for_test());
+    }
+
+    /// Of link 4, at [`AT_US`].
+    const TOKEN: &str = "AZp6_R57egG8KkkubMcOXwAAAAAAAAAEAXqdJTwJJ_X4ahp_";
 
     fn click() -> Click {
         Click {
-            click_id: "c".repeat(48),
-            received_at_us: 1_763_000_000_000_000,
+            click_id: TOKEN.into(),
+            received_at_us: AT_US,
             tenant_id: 1,
             program_id: 2,
             affiliate_id: 3,
@@ -431,7 +552,8 @@ mod tests {
     }
 
     fn stored(click: &Click) -> Result<ClickRow, BadClick> {
-        row(decode(&click.encode_to_vec())?, Verdict::Person, PLACE)
+        let click = decode(&click.encode_to_vec())?;
+        ENRICHER.with_borrow_mut(|enricher| row(click, PLACE, enricher))
     }
 
     #[test]
@@ -442,7 +564,6 @@ mod tests {
             (row.sub1.as_str(), row.sub2.as_str(), row.sub3.as_str()),
             ("a", "", "c")
         );
-        assert_eq!((row.kafka_partition, row.kafka_offset), (2, 7));
         assert_eq!(row.name(), (Uuid::from_u128(5), 11));
         assert_eq!((row.utm_campaign.as_str(), row.variant), ("spring", 2));
         assert_eq!(row.table_partition(), 2025 * 12 + 10);
@@ -490,6 +611,68 @@ mod tests {
             BadClick::OutOfBounds("outcome")
         );
         assert_eq!(decode(b""), Err(BadClick::Missing("received_at_us")));
+    }
+
+    #[test]
+    fn a_token_must_be_of_its_link_and_moment() {
+        let with = |change: fn(&mut Click)| {
+            let mut click = click();
+            change(&mut click);
+            stored(&click)
+        };
+        let row = stored(&click()).unwrap();
+        let parts = click_token::parts(TOKEN).unwrap();
+        assert_eq!(parts.key_id, row.click_key);
+        assert_eq!(with(|c| c.link_id = 5), Err(BadClick::Token));
+        assert_eq!(with(|c| c.received_at_us += 1000), Err(BadClick::Token));
+        assert_eq!(with(|c| c.click_id = "c".repeat(48)), Err(BadClick::Token));
+        assert_eq!(with(|c| c.click_id.truncate(40)), Err(BadClick::Token));
+    }
+
+    #[test]
+    fn a_click_is_enriched() {
+        let row = stored(&Click {
+            user_agent: "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1".into(),
+            referrer: "https://www.google.de/".into(),
+            fetch_dest: FetchDest::Frame.into(),
+            visitor_id: (0..16).collect(),
+            fingerprint: (16..32).collect(),
+            ..click()
+        })
+        .unwrap();
+        assert_eq!(
+            [&*row.device, &*row.os, &*row.browser],
+            ["mobile", "iOS", "Mobile Safari"]
+        );
+        assert_eq!(
+            [&*row.referrer_domain, &*row.channel],
+            ["google.de", "search"]
+        );
+        let signals: Vec<_> = signals::of(row.signals).map(|signal| signal.name).collect();
+        assert_eq!(signals, ["cookie_stuffing"]);
+        assert_eq!(row.visitor_id, 0x0809_0a0b_0c0d_0e0f);
+        assert_eq!(row.fingerprint, 0x1716_1514_1312_1110);
+    }
+
+    #[test]
+    fn nothing_of_an_erased_person_is_left() {
+        let mut row = stored(&Click {
+            visitor_id: vec![7; 16],
+            fingerprint: vec![8; 16],
+            user_agent: "agent".into(),
+            accept_language: "language".into(),
+            referrer: "https://referrer.example/".into(),
+            sub_ids: (1..=5).map(|n| format!("sub{n}")).collect(),
+            ..click()
+        })
+        .unwrap();
+        row.erase();
+        assert_eq!((row.visitor_id, row.fingerprint), (0, 0));
+        assert_eq!(row.address, Ipv6Addr::UNSPECIFIED);
+        let said = format!("{row:?}");
+        for word in ["\"agent", "language\"", "https", "sub1\"", "sub5\""] {
+            assert!(!said.contains(word), "{word} in {said}");
+        }
     }
 
     #[test]
@@ -585,7 +768,9 @@ mod tests {
         #[test]
         fn no_message_is_too_odd(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = open(&payload);
-            let _ = decode(&payload).and_then(|click| row(click, Verdict::Person, PLACE));
+            let _ = decode(&payload).and_then(|click| {
+                ENRICHER.with_borrow_mut(|enricher| row(click, PLACE, enricher))
+            });
         }
     }
 }

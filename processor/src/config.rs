@@ -1,6 +1,7 @@
 //! The processor's settings.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -26,6 +27,12 @@ pub struct Config {
     /// How long a fact waits for others before it is written, in milliseconds
     #[arg(long, env, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub batch_ms: u64,
+    /// File in MaxMind's format that tells an address's country, region and city
+    #[arg(long, env)]
+    pub city_file: Option<PathBuf>,
+    /// File in MaxMind's format that tells an address's network (autonomous system)
+    #[arg(long, env)]
+    pub network_file: Option<PathBuf>,
     #[command(flatten)]
     pub kafka: KafkaConfig,
     #[command(flatten)]

@@ -1,12 +1,13 @@
 //! From Kafka to facts and money.
 //!
-//! Four tasks, each the owner of one step; a message's way through the files:
+//! Five tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
-//! | clicks | topic `clicks` | `clicks`, `bots`, `unresolved`, `segments`, `sink` | ClickHouse `clicks` |
+//! | clicks | topic `clicks` | `clicks`, `enrich`, `unresolved`, `tenants`, `segments`, `sink` | ClickHouse `clicks` |
 //! | conversions | topic `conversions` | `conversions`, `attribute`, `price`, `ledger` | PostgreSQL |
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
+//! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
 //!
 //! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
@@ -18,6 +19,8 @@ mod config;
 mod consume;
 mod conversions;
 mod dead_letter;
+mod enrich;
+mod erase;
 mod ledger;
 mod ledger_facts;
 mod outbox;
@@ -25,6 +28,7 @@ mod price;
 mod retry;
 mod segments;
 mod sink;
+mod tenants;
 mod unresolved;
 
 use std::sync::Arc;
@@ -33,21 +37,24 @@ use rdkafka::error::KafkaError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tributary_shared::bots::BotList;
 use tributary_shared::engines;
 use tributary_shared::events::Topic;
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use config::Config;
+pub use enrich::{AgentsError, EnrichError};
 
 use crate::clicks::Clicks;
 use crate::consume::{Reader, Stage};
 use crate::conversions::Conversions;
 use crate::dead_letter::DeadLetters;
+use crate::enrich::Enricher;
+use crate::erase::Eraser;
 use crate::ledger_facts::LedgerFacts;
 use crate::outbox::Relay;
 use crate::sink::Sink;
+use crate::tenants::Tenants;
 
 /// Connections to PostgreSQL: one for each task that uses it, and one that listens.
 const POSTGRES_CONNECTIONS: u32 = 5;
@@ -61,8 +68,8 @@ pub enum RunError {
     Postgres(#[from] sqlx::Error),
     #[error("cannot use the Kafka settings: {0} (see KAFKA_BROKERS)")]
     Kafka(#[from] KafkaError),
-    #[error("data/crawlers.txt: {0}")]
-    BotList(#[from] regex::Error),
+    #[error(transparent)]
+    Enrich(#[from] EnrichError),
     #[error("{0}")]
     Fatal(String),
 }
@@ -104,7 +111,8 @@ pub async fn run(
     let sink_client = || (clickhouse.clone(), config.batch_rows, stop.clone());
     let clicks = Clicks {
         sink: Sink::new(sink_client()),
-        bots: BotList::new()?,
+        enricher: Enricher::new(&config, &stop)?,
+        tenants: Tenants::default(),
         pool: pool.clone(),
         shutdown: stop.clone(),
     };
@@ -125,6 +133,7 @@ pub async fn run(
     tasks.spawn(consume(setting(Topic::Conversions), conversions));
     tasks.spawn(consume(setting(Topic::Ledger), ledger_facts));
     tasks.spawn(relay.run(stop.clone()));
+    tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 
     let mut outcome = Ok(());

@@ -90,15 +90,50 @@ impl fmt::Debug for ClickToken {
     }
 }
 
+/// A token's bytes by their meaning, unverified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// The rest of the UUID.
+    pub random: [u8; 10],
+    /// The link id.
+    pub link: u64,
+    pub key_id: u8,
+    pub tag: [u8; BYTES - SIGNED],
+}
+
+/// Takes a token apart without verifying it: for who only stores tokens of our own.
+#[must_use]
+pub fn parts(token: &str) -> Option<Parts> {
+    let bytes = decode(token)?;
+    let number = |range: std::ops::Range<usize>| {
+        bytes[range]
+            .iter()
+            .fold(0_u64, |n, b| (n << 8) | u64::from(*b))
+    };
+    Some(Parts {
+        at_ms: number(0..6),
+        random: bytes[6..16].try_into().ok()?,
+        link: number(16..24),
+        key_id: bytes[24],
+        tag: bytes[SIGNED..].try_into().ok()?,
+    })
+}
+
+fn decode(token: &str) -> Option<[u8; BYTES]> {
+    let mut bytes = [0_u8; BYTES];
+    let whole =
+        token.len() == CHARS && URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) == Ok(BYTES);
+    whole.then_some(bytes)
+}
+
 /// Reads a token that came from outside.
 ///
 /// # Errors
 /// [`TokenError::Malformed`] or [`TokenError::Foreign`]; a caller that got none at all has neither.
 pub fn verify(keys: &KeyRing, token: &str) -> Result<Click, TokenError> {
-    let mut bytes = [0_u8; BYTES];
-    if token.len() != CHARS || URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) != Ok(BYTES) {
-        return Err(TokenError::Malformed);
-    }
+    let bytes = decode(token).ok_or(TokenError::Malformed)?;
     let key = keys.get(bytes[24]).ok_or(TokenError::Foreign)?;
     if !key.verify(&[&bytes[..SIGNED]], &bytes[SIGNED..]) {
         return Err(TokenError::Foreign);

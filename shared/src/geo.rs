@@ -11,8 +11,8 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, path};
@@ -63,6 +63,7 @@ pub struct Place {
 pub struct GeoFile {
     path: PathBuf,
     loaded: RwLock<Loaded>,
+    reloads: AtomicU64,
 }
 
 impl GeoFile {
@@ -75,7 +76,13 @@ impl GeoFile {
         Ok(Self {
             loaded: RwLock::new(load(path, version)?),
             path: path.to_owned(),
+            reloads: AtomicU64::new(0),
         })
+    }
+
+    /// How often the file was replaced since it was opened.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::Acquire)
     }
 
     /// Reads the file again if it was replaced; whether it was. Blocks on the disk, so not for a
@@ -98,6 +105,7 @@ impl GeoFile {
         let old = std::mem::replace(&mut *loaded, new);
         drop(loaded); // so that nobody waits while the old file's memory is given back
         drop(old);
+        self.reloads.fetch_add(1, Ordering::Release);
         Ok(true)
     }
 
@@ -213,7 +221,7 @@ fn load(path: &Path, version: Version) -> Result<Loaded, GeoError> {
 mod tests {
     use super::*;
 
-    /// Made by tests/data/file.py.
+    /// Made by tests/data/geo.py.
     const NESTED: &[u8] = include_bytes!("../tests/data/nested.mmdb");
     const FLAT: &[u8] = include_bytes!("../tests/data/flat.mmdb");
 
@@ -240,8 +248,8 @@ mod tests {
         }
     }
 
-    fn country(file: &GeoFile, address: &str) -> Option<String> {
-        let code = file.country(address.parse().unwrap())?;
+    fn country(countries: &GeoFile, address: &str) -> Option<String> {
+        let code = countries.country(address.parse().unwrap())?;
         Some(String::from_utf8(code.to_vec()).unwrap())
     }
 
@@ -249,9 +257,9 @@ mod tests {
     fn both_layouts_are_read() {
         for content in [NESTED, FLAT] {
             let file = File::new(content);
-            let file = GeoFile::open(&file.0).unwrap();
+            let countries = GeoFile::open(&file.0).unwrap();
             let is = |address, code: &str| {
-                assert_eq!(country(&file, address).as_deref(), Some(code));
+                assert_eq!(country(&countries, address).as_deref(), Some(code));
             };
             is("203.0.113.9", "DE");
             is("::ffff:203.0.113.9", "DE");
@@ -259,29 +267,62 @@ mod tests {
             is("2001:db8::1", "US");
             // Not listed; listed without a country; with one that is none.
             for address in ["10.0.0.1", "2001:4860::1", "192.0.2.1", "192.0.2.129"] {
-                assert_eq!(country(&file, address), None, "{address}");
+                assert_eq!(country(&countries, address), None, "{address}");
             }
         }
     }
 
     #[test]
+    fn places_and_networks_are_read() {
+        let file = File::new(include_bytes!("../tests/data/places.mmdb"));
+        let places = GeoFile::open(&file.0).unwrap();
+        let place = |address: &str| {
+            let Place {
+                country,
+                region,
+                city,
+            } = places.place(address.parse().unwrap());
+            [country, region, city]
+        };
+        assert_eq!(place("203.0.113.9"), ["DE", "Bavaria", "Munich"]);
+        assert_eq!(
+            place("::ffff:198.51.100.1"),
+            ["AT", "Vienna", "Vienna"],
+            "the flat layout"
+        );
+        assert_eq!(place("10.0.0.1"), ["", "", ""]);
+        let file = File::new(include_bytes!("../tests/data/networks.mmdb"));
+        let networks = GeoFile::open(&file.0).unwrap();
+        let network = |address: &str| networks.network(address.parse().unwrap());
+        assert_eq!(
+            network("203.0.113.9"),
+            Some((64496, "Example Telecom".to_owned()))
+        );
+        assert_eq!(
+            network("198.51.100.1"),
+            Some((24940, "Hetzner Online GmbH".to_owned()))
+        );
+        assert_eq!(network("10.0.0.1"), None);
+    }
+
+    #[test]
     fn a_replaced_file_is_read_again_and_a_broken_one_is_not_used() {
         let file = File::new(NESTED);
-        let file = GeoFile::open(&file.0).unwrap();
-        assert!(!file.reload_if_changed().unwrap());
+        let countries = GeoFile::open(&file.0).unwrap();
+        assert!(!countries.reload_if_changed().unwrap());
         file.replace(FLAT);
-        assert!(file.reload_if_changed().unwrap());
-        assert!(!file.reload_if_changed().unwrap());
+        assert!(countries.reload_if_changed().unwrap());
+        assert!(!countries.reload_if_changed().unwrap());
 
         file.replace(&NESTED[..NESTED.len() / 2]);
         for _ in 0..2 {
-            let error = file.reload_if_changed().unwrap_err();
+            let error = countries.reload_if_changed().unwrap_err();
             assert!(matches!(error, GeoError::Format { .. }), "{error}");
         }
-        assert_eq!(country(&file, "203.0.113.9").as_deref(), Some("DE"));
+        assert_eq!(country(&countries, "203.0.113.9").as_deref(), Some("DE"));
         fs::remove_file(&file.0).unwrap();
-        assert!(file.reload_if_changed().is_err());
-        assert_eq!(country(&file, "203.0.113.9").as_deref(), Some("DE"));
+        assert!(countries.reload_if_changed().is_err());
+        assert_eq!(country(&countries, "203.0.113.9").as_deref(), Some("DE"));
         assert!(GeoFile::open(&file.0).is_err());
     }
 }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use chrono::TimeDelta;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tributary_shared::click_token::ClickToken;
+use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome, Topic};
+use tributary_shared::ids::LinkId;
 
-use crate::support::{Shop, World, message, wait_until};
+use crate::support::{Shop, World, keys, message, wait_until};
 
 pub(crate) fn click(world: &World, shop: &Shop) -> Click {
     let now = world.now();
@@ -37,9 +40,11 @@ async fn publish_clicks(world: &World, shop: &Shop, count: usize) {
 
 /// The click, as if it had been received so many months (of 30 days) ago.
 pub(crate) fn months_ago(months: i64, click: Click) -> Click {
+    let at = event_time(click.received_at_us).unwrap() - TimeDelta::days(30 * months);
+    let link = LinkId::from_wire(click.link_id).unwrap();
     Click {
-        received_at_us: click.received_at_us
-            - months * TimeDelta::days(30).num_microseconds().unwrap(),
+        click_id: ClickToken::mint(&keys(), link, at).to_string(),
+        received_at_us: at.timestamp_micros(),
         ..click
     }
 }

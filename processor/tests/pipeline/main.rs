@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod conversions;
+mod enriched;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]

@@ -124,7 +124,7 @@ async fn an_insert_that_a_former_owner_left_is_ended_first() {
         .await
         .unwrap();
     let head = format!(
-        "POST /?database={}&query_id=tributary-clicks-{}&query=INSERT%20INTO%20clicks%20(segment_id,click_id)%20FORMAT%20CSV \
+        "POST /?database={}&query_id=tributary-clicks-{}&query=INSERT%20INTO%20clicks%20(segment_id,code)%20FORMAT%20CSV \
          HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n",
         clickhouse.clickhouse_database, segment.id
     );
@@ -163,10 +163,10 @@ async fn what_is_stored_is_asked_of_the_projection() {
     world
         .facts
         .query(
-            "INSERT INTO clicks (segment_id, segment_sequence, received_at, click_id)
-             SELECT toUUID('01900000-0000-7000-8000-000000000000'), number, now(), toString(number) FROM numbers(100000)
+            "INSERT INTO clicks (segment_id, segment_sequence, received_at)
+             SELECT toUUID('01900000-0000-7000-8000-000000000000'), number, now() FROM numbers(100000)
              UNION ALL
-             SELECT toUUID('01900000-0000-7000-8000-000000000001'), number + if(number < 50, 0, 7), now(), 'x' FROM numbers(100)",
+             SELECT toUUID('01900000-0000-7000-8000-000000000001'), number + if(number < 50, 0, 7), now() FROM numbers(100)",
         )
         .execute()
         .await

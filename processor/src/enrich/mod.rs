@@ -1,0 +1,86 @@
+//! What is known of a click beyond what it says: off the request path, from its own words, the operator's
+//! files and the clicks around it.
+
+mod agents;
+mod places;
+mod referrers;
+mod windows;
+
+use tokio_util::sync::CancellationToken;
+use tributary_shared::events::{Click, FetchDest};
+use tributary_shared::geo::GeoError;
+use tributary_shared::signals;
+
+pub(crate) use agents::Agents;
+pub use agents::AgentsError;
+pub(crate) use places::{Located, Places};
+pub(crate) use referrers::Referrers;
+pub(crate) use windows::Windows;
+
+use crate::config::Config;
+
+/// Why enrichment can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrichError {
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    #[error("cannot tell places: {0} (see CITY_FILE, NETWORK_FILE)")]
+    Geo(#[from] GeoError),
+}
+
+/// What enriches clicks.
+pub(crate) struct Enricher {
+    pub(crate) agents: Agents,
+    pub(crate) referrers: Referrers,
+    pub(crate) places: Places,
+    pub(crate) windows: Windows,
+}
+
+impl Enricher {
+    pub(crate) fn new(config: &Config, stop: &CancellationToken) -> Result<Self, EnrichError> {
+        Ok(Self {
+            agents: Agents::new()?,
+            referrers: Referrers::new(),
+            places: Places::open(config, stop)?,
+            windows: Windows::new(),
+        })
+    }
+
+    /// Without files.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        use clap::Parser as _;
+        let keys = "1:abababababababababababababababababababababababababababababababab";
+        let config = Config::parse_from(["processor", "--click-token-keys", keys]);
+        Self::new(&config, &CancellationToken::new()).unwrap()
+    }
+}
+
+/// A click's neighbours, as far as they are known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Neighbours {
+    pub(crate) is_duplicate: bool,
+    pub(crate) is_flood: bool,
+}
+
+/// What speaks against a click, as the column's bits.
+pub(crate) fn signals(click: &Click, located: &Located, neighbours: Neighbours) -> u16 {
+    let fetched = FetchDest::try_from(click.fetch_dest).unwrap_or(FetchDest::NotSaid);
+    let found = [
+        (neighbours.is_duplicate, signals::DUPLICATE),
+        (neighbours.is_flood, signals::FLOODING),
+        (located.is_data_centre, signals::DATA_CENTRE),
+        (
+            matches!(
+                fetched,
+                FetchDest::Frame | FetchDest::Image | FetchDest::Resource
+            ),
+            signals::COOKIE_STUFFING,
+        ),
+        (fetched == FetchDest::Empty, signals::PREFETCH),
+    ];
+    found
+        .into_iter()
+        .filter(|(is_there, _)| *is_there)
+        .fold(0, |bits, (_, signal)| bits | signal.mask())
+}
