@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod conversions;
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod facts;
 #[cfg(test)]
 mod once;
