@@ -26,7 +26,19 @@ impl Cli {
     pub fn try_parse_from<T: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = T>,
     ) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(arguments)?;
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        // The command needs Kafka's settings and nothing else: the service's are not even looked at, so
+        // one in the environment that is wrong does no harm.
+        let is_tool = arguments.get(1).is_some_and(|word| word == DEAD_LETTERS);
+        let mut command = if is_tool {
+            clap::Command::new("processor").subcommand(dead_letters())
+        } else {
+            // A service's setting before the subcommand would be ignored, so it is refused.
+            Config::command()
+                .subcommand(dead_letters())
+                .args_conflicts_with_subcommands(true)
+        };
+        let matches = command.try_get_matches_from_mut(arguments)?;
         let cli = match matches.subcommand_matches(DEAD_LETTERS) {
             Some(matches) => DeadLettersCommand::from_arg_matches(matches)
                 .map(|command| Self::DeadLetters(Box::new(command))),
@@ -34,22 +46,17 @@ impl Cli {
                 Config::from_arg_matches(&matches).map(|config| Self::Service(Box::new(config)))
             }
         };
-        cli.map_err(|error| error.format(&mut command()))
+        cli.map_err(|error| error.format(&mut command))
     }
 }
 
 const DEAD_LETTERS: &str = "dead-letters";
 
-/// The service's settings are no part of the subcommand's: it needs Kafka and nothing else. A setting
-/// before the subcommand would be ignored, so it is refused; one in the environment is not looked at.
-fn command() -> clap::Command {
-    let dead_letters = DeadLettersCommand::command()
+/// Its settings may stand behind what it is to do.
+fn dead_letters() -> clap::Command {
+    DeadLettersCommand::command()
         .name(DEAD_LETTERS)
-        .mut_args(|setting| setting.global(true));
-    Config::command()
-        .subcommand(dead_letters)
-        .subcommand_negates_reqs(true)
-        .args_conflicts_with_subcommands(true)
+        .mut_args(|setting| setting.global(true))
 }
 
 #[cfg(test)]

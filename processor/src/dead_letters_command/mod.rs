@@ -124,8 +124,14 @@ pub enum CommandError {
         "Kafka has no topic {0}; admin-api creates it when it starts (see KAFKA_TOPIC_PREFIX, KAFKA_BROKERS)"
     )]
     NoTopic(String),
-    #[error("Kafka has sent nothing of {topic} for {seconds} s; look at its log and try again")]
-    Silent { topic: String, seconds: u64 },
+    #[error(
+        "Kafka has sent nothing of {topic} for {seconds} s{said}; look at its log and try again"
+    )]
+    Silent {
+        topic: String,
+        seconds: u64,
+        said: String,
+    },
     #[error(
         "there is no dead letter {place} in {topic}; `processor dead-letters list` prints what is there"
     )]

@@ -15,7 +15,7 @@ use tributary_shared::engines::kafka;
 use tributary_shared::events::Topics;
 
 use super::letter::{Letter, Place, Redriven, marked, marker};
-use super::topic_log::{TopicLog, partitions_of};
+use super::topic_log::{Quiet, TopicLog, partitions_of};
 use super::{CommandError, MAX_PICKED, Redrive};
 
 /// How long Kafka may take over one transaction. Readers of the partitions that are written to wait for
@@ -209,7 +209,7 @@ impl<W: Write> Work<'_, W> {
 
 /// Writes messages and their markers, in transactions.
 struct Sender {
-    producer: FutureProducer,
+    producer: FutureProducer<Quiet>,
     origin: String,
     dead_letters: String,
 }
@@ -217,13 +217,13 @@ struct Sender {
 impl Sender {
     /// Ends what another re-drive of the topic has under way: it can't send anything any more.
     fn begin(kafka: &KafkaConfig, origin: &str, dead_letters: &str) -> Result<Self, KafkaError> {
-        let producer: FutureProducer = kafka::prompt_producer(kafka, TRANSACTION_TIMEOUT)
+        let producer: FutureProducer<Quiet> = kafka::prompt_producer(kafka, TRANSACTION_TIMEOUT)
             .set("transactional.id", format!("{dead_letters}-redrive"))
             .set(
                 "transaction.timeout.ms",
                 TRANSACTION_TIMEOUT.as_millis().to_string(),
             )
-            .create()?;
+            .create_with_context(Quiet)?;
         producer.init_transactions(BEGIN_TIMEOUT)?;
         Ok(Self {
             producer,

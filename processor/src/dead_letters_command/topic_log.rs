@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::engines::kafka;
@@ -93,6 +94,7 @@ impl<'c> TopicLog<'c> {
         let mut unfinished: BTreeSet<i32> = bounds.keys().copied().collect();
         let mut progress = Progress::new(&self.topic, bounds);
         let mut heard = Instant::now();
+        let mut said = String::new();
         while !unfinished.is_empty() {
             if stop.is_cancelled() {
                 return Err(CommandError::Stopped);
@@ -101,6 +103,7 @@ impl<'c> TopicLog<'c> {
                 return Err(CommandError::Silent {
                     topic: self.topic.clone(),
                     seconds: PATIENCE.as_secs(),
+                    said,
                 });
             }
             match consumer.poll(POLL) {
@@ -110,7 +113,8 @@ impl<'c> TopicLog<'c> {
                     unfinished.remove(&partition);
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(%error, topic = self.topic, "Kafka is asked again");
+                    said = format!(" ({error})");
+                    std::thread::sleep(POLL);
                 }
                 Some(Ok(message)) => {
                     let at = Place::of(&message);
@@ -139,7 +143,7 @@ pub(super) fn partitions_of(
     partitions(&consumer(config)?, topic)
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<BTreeSet<i32>, CommandError> {
+fn partitions(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<BTreeSet<i32>, CommandError> {
     let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
     let known = metadata.topics().iter().find(|known| known.name() == topic);
     let partitions: BTreeSet<i32> = known
@@ -155,7 +159,7 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<BTreeSet<i32>, Com
 /// A partition's first offset, and the one after its last. Asked for again while it has no leader: one
 /// that was made a moment ago, or whose broker went away.
 fn bounds_of(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Quiet>,
     topic: &str,
     partition: i32,
 ) -> Result<(i64, i64), KafkaError> {
@@ -171,11 +175,26 @@ fn bounds_of(
     }
 }
 
-fn consumer(config: &KafkaConfig) -> Result<BaseConsumer, KafkaError> {
+fn consumer(config: &KafkaConfig) -> Result<BaseConsumer<Quiet>, KafkaError> {
     kafka::consumer(config, NO_GROUP)
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(Quiet)
 }
+
+/// What librdkafka says while Kafka is away is many lines a second. Here one error at the end says it.
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// How far the reading is: a bar on a terminal, otherwise a line now and then.
 struct Progress {
