@@ -11,14 +11,16 @@
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
 //!
 //! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
-//! happens when an engine is away.
+//! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back.
 
 mod attribute;
+mod cli;
 mod clicks;
 mod config;
 mod consume;
 mod conversions;
 mod dead_letter;
+pub mod dead_letters_command;
 mod enrich;
 mod erase;
 mod ledger;
@@ -42,6 +44,7 @@ use tributary_shared::events::Topic;
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
+pub use cli::Cli;
 pub use config::Config;
 pub use enrich::{AgentsError, EnrichError};
 

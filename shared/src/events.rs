@@ -49,6 +49,8 @@ impl Topics {
     /// Where messages go that can't be read: the original bytes, with the reason and the origin in
     /// the headers `reason`, `topic`, `partition` and `offset`. Of a message with several clicks only
     /// those that can't be read, each in a message of its own with the headers `segment_id` and `sequence`.
+    /// Beside them stand markers: no payload, and the header `redriven` with the partition:offset, in
+    /// this topic, of a dead letter that was sent back.
     #[must_use]
     pub fn dead_letter(&self, topic: Topic) -> String {
         format!("{}{}.dead-letter", self.prefix, topic.name())

@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod conversions;
+#[cfg(test)]
+mod dead_letters;
 mod enriched;
 #[cfg(test)]
 mod facts;

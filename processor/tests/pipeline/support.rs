@@ -11,7 +11,7 @@ use prost::Message as _;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, OwnedMessage};
+use rdkafka::message::{Header, Headers as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::PgPool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -202,6 +202,29 @@ impl World {
         } else {
             record.key(key)
         };
+        let delivery = self.producer.send_result(record).unwrap();
+        kafka::acknowledged(delivery).await.unwrap();
+    }
+
+    /// A dead letter as the processor keeps it, said to come from this partition of its topic.
+    pub(crate) async fn publish_dead_letter(&self, topic: Topic, partition: i32, payload: &[u8]) {
+        let (origin, dead_letters) = (self.topics.name(topic), self.topics.dead_letter(topic));
+        let headers = [
+            ("reason", "as the test says"),
+            ("topic", &origin),
+            ("partition", &partition.to_string()),
+            ("offset", "7"),
+        ];
+        let headers = headers.map(|(key, value)| Header {
+            key,
+            value: Some(value),
+        });
+        let headers = headers
+            .into_iter()
+            .fold(OwnedHeaders::new(), OwnedHeaders::insert);
+        let record = FutureRecord::<(), _>::to(&dead_letters)
+            .payload(payload)
+            .headers(headers);
         let delivery = self.producer.send_result(record).unwrap();
         kafka::acknowledged(delivery).await.unwrap();
     }

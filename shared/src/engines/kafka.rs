@@ -70,6 +70,8 @@ pub fn consumer(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
+        // A re-drive that was cut off is seen by nobody (processor/src/dead_letters_command).
+        .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "4000000")
         .set("queued.max.messages.kbytes", "65536")

@@ -30,7 +30,7 @@ def flat(code):
 
 
 def write(name, records):
-    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=name, description=name)
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=name, description=name, int_type="u32")
     for network, record in records.items():
         writer.insert_network(IPSet([network]), record)
     writer.to_db_file(f"{name}.mmdb")

@@ -1,0 +1,101 @@
+//! The command line: without a subcommand the service, with one a person's tool.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::config::Config;
+use crate::dead_letters_command::DeadLettersCommand;
+
+/// What the program was asked to be.
+#[derive(Debug)]
+pub enum Cli {
+    Service(Box<Config>),
+    DeadLetters(Box<DeadLettersCommand>),
+}
+
+impl Cli {
+    /// Reads the arguments and the environment; says what is wrong with them and ends the process.
+    #[must_use]
+    pub fn parse() -> Self {
+        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// # Errors
+    /// When an argument or a setting is missing or can't be read, and when help was asked for.
+    pub fn try_parse_from<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        // The command needs Kafka's settings and nothing else: the service's are not even looked at, so
+        // one in the environment that is wrong does no harm.
+        let is_tool = arguments.get(1).is_some_and(|word| word == DEAD_LETTERS);
+        let mut command = if is_tool {
+            clap::Command::new("processor").subcommand(dead_letters())
+        } else {
+            // A service's setting before the subcommand would be ignored, so it is refused.
+            Config::command()
+                .subcommand(dead_letters())
+                .args_conflicts_with_subcommands(true)
+        };
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let cli = match matches.subcommand_matches(DEAD_LETTERS) {
+            Some(matches) => DeadLettersCommand::from_arg_matches(matches)
+                .map(|command| Self::DeadLetters(Box::new(command))),
+            None => {
+                Config::from_arg_matches(&matches).map(|config| Self::Service(Box::new(config)))
+            }
+        };
+        cli.map_err(|error| error.format(&mut command))
+    }
+}
+
+const DEAD_LETTERS: &str = "dead-letters";
+
+/// Its settings may stand behind what it is to do.
+fn dead_letters() -> clap::Command {
+    DeadLettersCommand::command()
+        .name(DEAD_LETTERS)
+        .mut_args(|setting| setting.global(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["processor"], arguments].concat())
+    }
+
+    #[test]
+    fn the_service_needs_its_settings_and_the_command_only_kafka() {
+        let keys = ["--click-token-keys", &format!("1:{}", "ab".repeat(32))];
+        assert!(matches!(parsed(&keys).unwrap(), Cli::Service(_)));
+        let brokers = ["dead-letters", "list", "--kafka-brokers", "kafka:1"];
+        let Cli::DeadLetters(command) = parsed(&brokers).unwrap() else {
+            panic!("not the service");
+        };
+        assert_eq!(command.kafka.kafka_brokers, "kafka:1");
+        // It would be ignored there.
+        assert!(parsed(&["--kafka-brokers", "kafka:1", "dead-letters", "list"]).is_err());
+    }
+
+    #[test]
+    fn a_redrive_names_what_it_sends() {
+        let redrive = ["dead-letters", "redrive", "--topic", "clicks"];
+        let with = |more: &[&str]| parsed(&[&redrive, more].concat()).is_ok();
+        assert!(with(&["--all"]));
+        assert!(with(&["--at", "0:12", "0:13", "--dry-run"]));
+        for wrong in [
+            [].as_slice(),
+            &["--all", "--at", "0:12"],
+            &["--at", "12"],
+            &["--at", "0:-1"],
+        ] {
+            assert!(!with(wrong), "{wrong:?}");
+        }
+        assert!(parsed(&["dead-letters", "list", "--limit", "0"]).is_err());
+        assert!(parsed(&["dead-letters", "list", "--since", "yesterday"]).is_err());
+        assert!(parsed(&["dead-letters", "show", "orders", "0", "1"]).is_err());
+    }
+}
