@@ -6,6 +6,7 @@ pub(crate) mod api_keys;
 pub(crate) mod commissions;
 pub(crate) mod conversions;
 pub(crate) mod domains;
+pub(crate) mod erasures;
 pub(crate) mod home;
 pub(crate) mod links;
 pub(crate) mod postback_tokens;
@@ -113,6 +114,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(domains::delete))
         .routes(routes!(publishable_keys::create, publishable_keys::list))
         .routes(routes!(publishable_keys::change, publishable_keys::revoke))
+        .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
         .routes(routes!(commissions::list))
         .routes(routes!(analytics::by_day))

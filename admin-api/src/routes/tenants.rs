@@ -18,10 +18,13 @@ use crate::pages::{AfterId, Asked, Page};
 use crate::state::App;
 use crate::validate::Checks;
 
+/// How long clicks may be kept.
+const CLICK_DAYS: std::ops::RangeInclusive<i32> = 1..=3650;
+
 /// Selects or returns a [`Tenant`].
 macro_rules! columns {
     () => {
-        "id, slug, name, time_zone, fallback_url, cookie_domain, created_at"
+        "id, slug, name, time_zone, fallback_url, cookie_domain, address_kept, click_days, created_at"
     };
 }
 
@@ -58,7 +61,22 @@ pub(crate) struct Tenant {
     /// are part of it. Null: the host that was clicked alone.
     #[schema(examples("shop.example"))]
     cookie_domain: Option<String>,
+    address_kept: AddressKept,
+    /// Clicks are removed this many days after they were made.
+    #[schema(examples(1095))]
+    click_days: i32,
     created_at: DateTime<Utc>,
+}
+
+/// How much of a click's address is kept. Country, region, city and network are found out before.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum AddressKept {
+    Whole,
+    /// The first 24 bits of IPv4, 48 of IPv6.
+    Truncated,
+    None,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -75,6 +93,10 @@ pub(crate) struct TenantChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     cookie_domain: Option<Option<String>>,
+    /// Holds for clicks that are stored from now on, after half a minute.
+    address_kept: Option<AddressKept>,
+    /// 1 to 3650. Holds for the clicks that are stored already as well, after some minutes.
+    click_days: Option<i32>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -187,12 +209,20 @@ pub(crate) async fn change(
     if let Some(Some(host)) = &change.cookie_domain {
         checks.host("cookie_domain", host);
     }
+    if change
+        .click_days
+        .is_some_and(|days| !CLICK_DAYS.contains(&days))
+    {
+        checks.wrong("click_days", "must be 1 to 3650");
+    }
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
     let tenant: Tenant = sqlx::query_as(concat!(
         "UPDATE tenants SET name = COALESCE($2, name), time_zone = COALESCE($3, time_zone),
                 fallback_url = CASE WHEN $4 THEN $5 ELSE fallback_url END,
-                cookie_domain = CASE WHEN $6 THEN $7 ELSE cookie_domain END
+                cookie_domain = CASE WHEN $6 THEN $7 ELSE cookie_domain END,
+                address_kept = COALESCE($8, address_kept), click_days = COALESCE($9, click_days),
+                click_days_set_at = CASE WHEN click_days != $9 THEN now() ELSE click_days_set_at END
          WHERE id = $1 RETURNING ",
         columns!()
     ))
@@ -203,6 +233,8 @@ pub(crate) async fn change(
     .bind(change.fallback_url.as_ref().and_then(Option::as_deref))
     .bind(change.cookie_domain.is_some())
     .bind(change.cookie_domain.as_ref().and_then(Option::as_deref))
+    .bind(change.address_kept)
+    .bind(change.click_days)
     .fetch_one(&mut *transaction)
     .await?;
     if change.fallback_url.is_some() || change.cookie_domain.is_some() {

@@ -64,6 +64,11 @@ fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
         get("/v1/domains".into()),
         delete(format!("/v1/domains/{domain_id}")),
         post(
+            "/v1/erasures".into(),
+            json!({"visitor_id": "0123456789abcdef"}),
+        ),
+        get("/v1/erasures".into()),
+        post(
             "/v1/publishable-keys".into(),
             json!({"name": "k", "origins": ["https://a.example"]}),
         ),

@@ -20,3 +20,4 @@ mod idempotency;
 mod isolation;
 mod money;
 mod openapi;
+mod privacy;

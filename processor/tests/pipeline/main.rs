@@ -4,6 +4,7 @@
 mod conversions;
 #[cfg(test)]
 mod dead_letters;
+#[cfg(test)]
 mod enriched;
 #[cfg(test)]
 mod facts;
