@@ -5,6 +5,7 @@
 //! | `replay` | 10,000 real requests, orders for some of them, every cent compared | [`run`] |
 //! | `load` | clicks at a constant rate, or as many as are answered | [`load`] |
 //! | `drill` | kills and withholds processes under load; no click may be lost or counted twice | [`drill`] |
+//! | `facts` | the cost from Kafka into ClickHouse beside inserts from memory | [`facts`] |
 //! | `peers` | the redirector's cost beside nginx's | [`peers`] |
 //!
 //! The replay: it replays 10,000 real requests as clicks, posts orders for some of them, and then checks with its
@@ -29,6 +30,7 @@ mod check;
 mod dice;
 pub mod drill;
 mod error;
+pub mod facts;
 pub mod load;
 mod options;
 mod oracle;

@@ -13,8 +13,8 @@
 //! | `figures` | least, median, most; ratios; Markdown |
 
 mod engines;
-mod figures;
-mod process;
+pub(crate) mod figures;
+pub(crate) mod process;
 mod servers;
 
 use std::net::SocketAddr;

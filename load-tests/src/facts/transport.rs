@@ -1,0 +1,293 @@
+//! Clicks through the processor, and the same rows without it.
+
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use reqwest::Client;
+use reqwest::header::CONTENT_LENGTH;
+use tributary_shared::clock::Clock;
+use tributary_shared::config::{ClickHouseConfig, DatabaseConfig, KafkaConfig};
+use tributary_shared::engines;
+use tributary_shared::events::{Topic, Topics};
+use tributary_shared::ids::new_uuid_v7;
+use tributary_shared::migrations;
+use tributary_shared::secrets::KeyRing;
+
+use super::Options;
+use super::generator::{TENANTS, message};
+use crate::Error;
+use crate::peers::process::{Process, cpu_time, free_address, memory_kib};
+
+const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
+/// Clicks of one message and of one segment, as a busy redirector makes them.
+const MESSAGE: u64 = 250;
+const SEGMENT: u64 = 50_000;
+/// Time between two clicks of a segment.
+const STEP_US: i64 = 50;
+/// How long storing one round may take.
+const STORED_WITHIN: Duration = Duration::from_secs(600);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const FLUSH_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where the engines are, from the environment.
+#[derive(Debug, Parser)]
+struct Addresses {
+    #[command(flatten)]
+    kafka: KafkaConfig,
+    #[command(flatten)]
+    clickhouse: ClickHouseConfig,
+    #[command(flatten)]
+    database: DatabaseConfig,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    clicks: u64,
+    took: Duration,
+    cpu: Duration,
+    pub(crate) memory_kib: u64,
+}
+
+impl Run {
+    /// Clicks a second.
+    pub(crate) fn rate(&self) -> u64 {
+        per_second(self.clicks, self.took)
+    }
+
+    pub(crate) fn per_cpu_second(&self) -> u64 {
+        per_second(self.clicks, self.cpu)
+    }
+}
+
+fn per_second(count: u64, duration: Duration) -> u64 {
+    let micros = duration.as_micros().max(1);
+    u64::try_from(u128::from(count) * 1_000_000 / micros).unwrap_or(u64::MAX)
+}
+
+/// The engines, with everything that the product makes there.
+pub(crate) struct Place {
+    addresses: Addresses,
+    http: Client,
+    keys: KeyRing,
+    made: u64,
+}
+
+impl Place {
+    pub(crate) async fn prepare() -> Result<Self, Error> {
+        let addresses = Addresses::parse_from(["facts"]);
+        let failed = |doing: &str, why: String| Error::Unreadable {
+            doing: doing.to_owned(),
+            why,
+        };
+        let pool = engines::postgres::pool(&addresses.database, "facts", 2)
+            .map_err(|error| failed("use PostgreSQL (DATABASE_URL)", error.to_string()))?;
+        let facts = engines::clickhouse::client(&addresses.clickhouse);
+        let database = &addresses.clickhouse.clickhouse_database;
+        migrations::apply(&pool, &facts, database, &addresses.kafka)
+            .await
+            .map_err(|error| failed("make the schemas", error.to_string()))?;
+        sqlx::query(
+            "INSERT INTO tenants (id, slug, name) OVERRIDING SYSTEM VALUE
+             SELECT n, 'tenant-' || n, 'tenant' FROM generate_series(1, $1) n ON CONFLICT DO NOTHING",
+        )
+        .bind(i64::try_from(TENANTS).unwrap_or(1))
+        .execute(&pool)
+        .await
+        .map_err(|error| failed("make tenants", error.to_string()))?;
+        let keys = KEYS
+            .parse()
+            .map_err(|_| failed("read the keys", KEYS.to_owned()))?;
+        let place = Self {
+            addresses,
+            http: Client::new(),
+            keys,
+            made: 0,
+        };
+        place
+            .ask(
+                "CREATE TABLE IF NOT EXISTS clicks_direct AS clicks",
+                Vec::new(),
+            )
+            .await?;
+        Ok(place)
+    }
+
+    /// A round through Kafka and the processor.
+    pub(crate) async fn processed(&mut self, options: &Options) -> Result<Run, Error> {
+        let stored = self.count("clicks").await?;
+        self.produce(options.clicks)?;
+        let operations = free_address()?;
+        let environment = [
+            ("CLICK_TOKEN_KEYS", KEYS.to_owned()),
+            ("METRICS_LISTEN", operations.to_string()),
+            ("BATCH_ROWS", options.batch_rows.to_string()),
+            ("RUST_LOG", "warn".to_owned()),
+        ];
+        let mut processor = Process::start(&options.processor, "0,1", &[], &environment)?;
+        // Joining its groups takes seconds in which nothing is done: time begins with the first stored click.
+        let pid = processor.pid();
+        processor.serves(operations, "/healthz")?;
+        let began = Instant::now();
+        let (mut first, mut memory) = (None, 0);
+        loop {
+            let now = self.count("clicks").await? - stored;
+            memory = memory_kib(pid, "VmRSS")?.max(memory);
+            let (before, since, cpu) = match first {
+                None if now == 0 => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                None => *first.insert((now, Instant::now(), cpu_time(pid)?)),
+                Some(first) => first,
+            };
+            if now >= options.clicks {
+                return Ok(Run {
+                    clicks: now - before,
+                    took: since.elapsed(),
+                    cpu: cpu_time(pid)?.saturating_sub(cpu),
+                    memory_kib: memory,
+                });
+            }
+            if began.elapsed() > STORED_WITHIN {
+                return Err(Error::Unreadable {
+                    doing: "wait until the clicks are stored".to_owned(),
+                    why: format!("{now} of {} are", options.clicks),
+                });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The last round's rows from memory.
+    pub(crate) async fn direct(&mut self, options: &Options) -> Result<Run, Error> {
+        self.ask("TRUNCATE TABLE clicks_direct", Vec::new()).await?;
+        let from = self.made - options.clicks;
+        let mut batches = Vec::new();
+        for start in (from..self.made).step_by(usize::try_from(options.batch_rows).unwrap_or(1)) {
+            let rows = format!(
+                "SELECT * FROM clicks ORDER BY segment_id, segment_sequence LIMIT {} OFFSET {start} FORMAT RowBinary",
+                options.batch_rows.min(self.made - start),
+            );
+            batches.push(self.bytes(&rows).await?);
+        }
+        let began = Instant::now();
+        for batch in batches {
+            self.ask("INSERT INTO clicks_direct FORMAT RowBinary", batch)
+                .await?;
+        }
+        Ok(Run {
+            clicks: options.clicks,
+            took: began.elapsed(),
+            cpu: Duration::ZERO,
+            memory_kib: 0,
+        })
+    }
+
+    /// Of all parts, with their rollups, after ClickHouse has merged what it wants to.
+    pub(crate) async fn bytes_per_click(&self) -> Result<u64, Error> {
+        self.ask("OPTIMIZE TABLE clicks FINAL", Vec::new()).await?;
+        let bytes = "SELECT intDiv(sum(bytes_on_disk), sum(rows)) FROM system.parts
+             WHERE active AND database = currentDatabase() AND table = 'clicks'";
+        self.number(bytes).await
+    }
+
+    fn produce(&mut self, clicks: u64) -> Result<(), Error> {
+        let failed = |error: KafkaError| Error::Unreadable {
+            doing: "put clicks into Kafka (KAFKA_BROKERS)".to_owned(),
+            why: error.to_string(),
+        };
+        let producer: BaseProducer =
+            engines::kafka::journal_producer(&self.addresses.kafka, 64 << 20)
+                .create()
+                .map_err(failed)?;
+        let topic = Topics::new(&self.addresses.kafka.kafka_topic_prefix).name(Topic::Clicks);
+        let end = self.made + clicks;
+        while self.made < end {
+            let now = Clock::system().now();
+            let segment = new_uuid_v7(now);
+            let upto = (self.made + SEGMENT).min(end);
+            let first = self.made;
+            while self.made < upto {
+                let clicks = self.made..(self.made + MESSAGE).min(upto);
+                let sequence = u32::try_from(clicks.start - first).unwrap_or(0);
+                let at = now.timestamp_micros() + i64::from(sequence) * STEP_US;
+                self.made = clicks.end;
+                let payload = message(
+                    &self.keys,
+                    *segment.as_bytes(),
+                    sequence,
+                    clicks,
+                    at,
+                    STEP_US,
+                );
+                let mut record = BaseRecord::to(&topic)
+                    .payload(&payload)
+                    .key(segment.as_bytes());
+                while let Err((error, again)) = producer.send(record) {
+                    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                        return Err(failed(error));
+                    }
+                    record = again;
+                    producer.poll(LOOK_EVERY);
+                }
+                producer.poll(Duration::ZERO);
+            }
+        }
+        producer.flush(FLUSH_WITHIN).map_err(failed)
+    }
+
+    async fn count(&self, table: &str) -> Result<u64, Error> {
+        self.number(&format!("SELECT count() FROM {table}")).await
+    }
+
+    async fn number(&self, question: &str) -> Result<u64, Error> {
+        let text = self.bytes(question).await?;
+        let text = String::from_utf8_lossy(&text);
+        text.trim().parse().map_err(|_| Error::Unreadable {
+            doing: format!("ask ClickHouse: {question}"),
+            why: text.into_owned(),
+        })
+    }
+
+    async fn bytes(&self, question: &str) -> Result<Vec<u8>, Error> {
+        self.ask(question, Vec::new()).await
+    }
+
+    async fn ask(&self, query: &str, body: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let doing = || format!("ask ClickHouse: {query}");
+        let failed = |source| Error::Http {
+            doing: doing(),
+            source,
+        };
+        let clickhouse = &self.addresses.clickhouse;
+        let parameters = form_urlencoded::Serializer::new(String::new())
+            .append_pair("database", &clickhouse.clickhouse_database)
+            .append_pair("query", query)
+            .finish();
+        let url = format!(
+            "{}/?{parameters}",
+            clickhouse.clickhouse_url.trim_end_matches('/')
+        );
+        let answer = self
+            .http
+            .post(url)
+            .header(CONTENT_LENGTH, body.len())
+            .body(body)
+            .send()
+            .await
+            .map_err(failed)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(failed)?.to_vec();
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(Error::Answer {
+            doing: doing(),
+            status: status.as_u16(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+}
