@@ -147,6 +147,73 @@ mod tests {
     use chrono_tz::Tz;
     use tributary_shared::testing::Isolated;
 
+    fn about(period: &Period, tenant: i64) -> About<'_> {
+        About {
+            tenant: TenantId(tenant),
+            period,
+            link: None,
+        }
+    }
+
+    /// A rollup and single clicks say the same of any question; one that fits a rollup gets it.
+    #[tokio::test]
+    async fn rollups_and_clicks_agree() {
+        let isolated = Isolated::create().await.unwrap();
+        isolated
+            .facts()
+            .query(
+                "INSERT INTO clicks (received_at, tenant_id, program_id, affiliate_id, link_id, visitor_id, country,
+                    device, referrer_domain, is_bot, bot_reason, signals, outcome)
+                 SELECT toDateTime64('2026-01-05 00:00:00', 3, 'UTC') + number * 97, 1 + number % 2, 1 + number % 3,
+                    1 + number % 7, 1 + number % 31, number % 100, arrayElement(['DE', 'US', 'FR', ''], 1 + number % 4),
+                    if(number % 5 < 2, 'mobile', 'desktop'), concat('r', toString(number % 13)), number % 10 = 0,
+                    if(number % 10 = 0, 'crawler', ''), number % 17, number % 5
+                 FROM numbers(6000)",
+            )
+            .execute()
+            .await
+            .unwrap();
+        let with = |name: &str, value: &str| {
+            let client = Facts::new(&isolated.clickhouse).client;
+            Facts {
+                client: client.with_setting(name, value),
+            }
+        };
+        let rollups = with("force_optimize_projection", "1");
+        let clicks = with("optimize_use_projections", "0");
+        let questions = [
+            r#"{"measures": ["clicks", "bot_clicks", "unique_visitors"], "granularity": "day"}"#,
+            r#"{"measures": ["clicks", "unique_visitors"], "granularity": "hour", "dimensions": ["program", "outcome"], "limit": 4, "other": true}"#,
+            r#"{"measures": ["clicks", "bot_clicks"], "dimensions": ["country", "device"], "limit": 3, "other": true}"#,
+            r#"{"measures": ["clicks"], "dimensions": ["referrer_domain"], "filters": [{"dimension": "program", "in": [1, 2]}]}"#,
+            r#"{"measures": ["bot_clicks"], "dimensions": ["bot_reason", "affiliate"]}"#,
+            r#"{"measures": ["clicks"], "dimensions": ["link"], "filters": [{"dimension": "affiliate", "not_in": [3]}], "other": true}"#,
+        ];
+        let now = "2026-01-12T00:00:00Z".parse().unwrap();
+        for zone in [Tz::Europe__Berlin, Tz::Asia__Kolkata, Tz::UTC] {
+            let (from, to) = (Some("2026-01-06"), Some("2026-01-09"));
+            let period = Period::read(from, to, zone, now).unwrap();
+            for text in questions {
+                let question = serde_json::from_str(text).unwrap();
+                let answer = async |facts: &Facts| {
+                    let answer = facts.answer(TenantId(1), &question, &period).await;
+                    serde_json::to_value(answer.unwrap()).unwrap()
+                };
+                let (rollups, clicks) = (answer(&rollups).await, answer(&clicks).await);
+                assert_eq!(rollups, clicks, "{zone} {text}");
+                assert!(rollups["items"].as_array().unwrap().len() > 1, "{text}");
+            }
+            let quality = async |facts: &Facts| {
+                let about = about(&period, 1);
+                let bots = facts.bots(about).await.unwrap();
+                let signals = facts.signals(about).await.unwrap();
+                let affiliates = facts.quality_by_affiliate(about).await.unwrap();
+                serde_json::to_value((bots, signals, affiliates)).unwrap()
+            };
+            assert_eq!(quality(&rollups).await, quality(&clicks).await, "{zone}");
+        }
+    }
+
     /// Whoever stops waiting ends the question on the server as well.
     #[tokio::test]
     async fn a_question_that_nobody_waits_for_ends() {
@@ -154,11 +221,7 @@ mod tests {
         let facts = Facts::new(&isolated.clickhouse);
         let now = "2026-01-02T00:00:00Z".parse().unwrap();
         let period = Period::read(None, None, Tz::UTC, now).unwrap();
-        let about = About {
-            tenant: TenantId(42),
-            period: &period,
-            link: None,
-        };
+        let about = about(&period, 42);
         let slow = "SELECT toUInt64(sum(sleepEachRow(0.1))) FROM (SELECT number FROM numbers(90)) \
                     SETTINGS max_block_size = 1, function_sleep_max_microseconds_per_block = 10000000";
         let asked = isolated.name.clone();
