@@ -481,8 +481,8 @@ pub(crate) struct Question {
     /// Whether all other combinations are counted together in a row of their own.
     #[serde(default)]
     pub other: bool,
-    /// The measure by which combinations lead, one of clicks, bot_clicks, unique_visitors, conversions,
-    /// revenue and commission. By default the first of these that is asked for.
+    /// The measure by which combinations lead: one of clicks, bot_clicks, unique_visitors, conversions, revenue
+    /// and commission, and one that is asked for. By default the first such but revenue and commission.
     pub order_by: Option<Measure>,
     /// The currency in which revenue or commission lead.
     #[schema(examples("EUR"))]

@@ -780,3 +780,49 @@ async fn new_clicks_are_shown_as_they_come() {
         until(stream, "never").await;
     }
 }
+
+/// A question runs for ten seconds at most, and no longer than somebody waits for its answer.
+#[tokio::test]
+async fn a_slow_question_ends() {
+    let api = Api::start().await;
+    let ours = api.tenant("ours").await;
+    // Each click takes a while to read; those of different months are not read at once.
+    for month in 1..=12 {
+        let at = format!("2025-{month:02}-10T10:00:00Z");
+        click_with(&api, &ours, &at, json!({"country": "DE"})).await;
+    }
+    for sql in [
+        "RENAME TABLE clicks TO quick",
+        "CREATE VIEW clicks AS SELECT * FROM quick WHERE sleepEachRow(2.5) = 0",
+    ] {
+        api.isolated.facts().query(sql).execute().await.unwrap();
+    }
+    let running = async || {
+        let sql = "SELECT count() FROM system.processes WHERE current_database = ? AND query_id LIKE 'analytics-%'";
+        let running = api.isolated.facts().query(sql).bind(&api.isolated.name);
+        running.fetch_one::<u64>().await.unwrap()
+    };
+    let becomes = async |number: u64| {
+        for _ in 0..40 {
+            if running().await == number {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    let ask = || {
+        let year = json!({"measures": ["clicks"], "from": "2025-01-01", "to": "2025-12-31"});
+        let request = api.request(&ours.admin, Method::POST, "/v1/analytics/query");
+        request.json(&year)
+    };
+    let asking = tokio::spawn(ask().send());
+    assert!(becomes(1).await, "it runs");
+    asking.abort();
+    assert!(becomes(0).await, "it ends with its client");
+
+    let slow = api.send(ask()).await;
+    assert_eq!(slow.status, 503, "{}", slow.text);
+    assert!(slow.text.contains("ask about fewer days"), "{}", slow.text);
+    assert!(becomes(0).await);
+}
