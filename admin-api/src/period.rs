@@ -17,11 +17,11 @@ pub(crate) const MAX_DAYS: usize = 400;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Before {
     /// As many days as it has itself, or its exact length where it is not whole days.
-    ByDays,
+    Days,
     /// As many months as it has itself, where it is whole months; else like days.
-    ByMonths,
+    Months,
     /// A year.
-    ByYear,
+    Year,
 }
 
 /// From an instant up to, and without, another.
@@ -95,14 +95,14 @@ impl Period {
         .unwrap_or(0);
         let whole_months = whole_days && first.day() == 1 && end.day() == 1;
         let back = |day: NaiveDate| match how {
-            Before::ByYear => day.checked_sub_months(Months::new(12)),
-            Before::ByMonths if whole_months => day.checked_sub_months(Months::new(months)),
-            Before::ByDays | Before::ByMonths => day.checked_sub_days(Days::new(days)),
+            Before::Year => day.checked_sub_months(Months::new(12)),
+            Before::Months if whole_months => day.checked_sub_months(Months::new(months)),
+            Before::Days | Before::Months => day.checked_sub_days(Days::new(days)),
         };
         let (from, to) = if whole_days {
             let back = |day| back(day).map(|day| day_start(day, self.zone));
             (back(first), back(end))
-        } else if how == Before::ByYear {
+        } else if how == Before::Year {
             let year = |at: DateTime<Utc>| at.checked_sub_months(Months::new(12));
             (year(self.from), year(self.to))
         } else {
@@ -252,31 +252,27 @@ mod tests {
         };
         // The clock goes forward on 29 March.
         assert_eq!(
-            before("2026-03-29", "2026-03-30", Before::ByDays),
+            before("2026-03-29", "2026-03-30", Before::Days),
             "2026-03-26 23:00:00 UTC 2026-03-28 23:00:00 UTC 2"
         );
         assert_eq!(
-            before("2026-03-01", "2026-03-31", Before::ByMonths),
+            before("2026-03-01", "2026-03-31", Before::Months),
             "2026-01-31 23:00:00 UTC 2026-02-28 23:00:00 UTC 28"
         );
         assert_eq!(
-            before("2026-03-02", "2026-03-31", Before::ByMonths),
-            before("2026-03-02", "2026-03-31", Before::ByDays)
+            before("2026-03-02", "2026-03-31", Before::Months),
+            before("2026-03-02", "2026-03-31", Before::Days)
         );
         assert_eq!(
-            before("2026-01-01", "2026-03-31", Before::ByYear),
+            before("2026-01-01", "2026-03-31", Before::Year),
             "2024-12-31 23:00:00 UTC 2025-03-31 22:00:00 UTC 90"
         );
         assert_eq!(
-            before(
-                "2026-01-01T10:00:00Z",
-                "2026-01-01T11:30:00Z",
-                Before::ByDays
-            ),
+            before("2026-01-01T10:00:00Z", "2026-01-01T11:30:00Z", Before::Days),
             "2026-01-01 08:30:00 UTC 2026-01-01 10:00:00 UTC 1"
         );
         let early = read(Some("2000-01-01"), Some("2000-01-02"), Tz::UTC).unwrap();
-        assert!(early.before(Before::ByYear).is_err());
+        assert!(early.before(Before::Year).is_err());
     }
 
     #[test]

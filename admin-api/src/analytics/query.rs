@@ -798,10 +798,10 @@ impl Facts {
         let previous = match question.compare {
             Compare::None => None,
             Compare::PreviousPeriod if question.granularity == Granularity::Month => {
-                Some(period.before(Before::ByMonths)?)
+                Some(period.before(Before::Months)?)
             }
-            Compare::PreviousPeriod => Some(period.before(Before::ByDays)?),
-            Compare::PreviousYear => Some(period.before(Before::ByYear)?),
+            Compare::PreviousPeriod => Some(period.before(Before::Days)?),
+            Compare::PreviousYear => Some(period.before(Before::Year)?),
         };
         let about = About {
             tenant,
