@@ -24,7 +24,7 @@ pub(crate) struct Figures {
     pub clicks: u64,
     /// Clicks by known bots.
     pub bot_clicks: u64,
-    /// Different people who clicked: exact for a few hundred, within 2 % beyond.
+    /// Different people who clicked: exact for a few hundred, estimated to a few per cent beyond.
     pub unique_visitors: u64,
     pub conversions: u64,
     /// What the conversions were worth, one amount a currency.
@@ -187,7 +187,8 @@ impl Facts {
             let figures = cells.entry((cell.bucket, cell.place)).or_default();
             figures.clicks = cell.clicks;
             figures.bot_clicks = cell.bot_clicks;
-            figures.unique_visitors = cell.unique_visitors;
+            // An estimate may be a little high; who came at least clicked.
+            figures.unique_visitors = cell.unique_visitors.min(cell.clicks);
         }
         for cell in conversions {
             let figures = cells.entry((cell.bucket, cell.place)).or_default();
@@ -275,11 +276,7 @@ fn parts(
     part: impl Fn((&'static str, &'static str)) -> String,
 ) -> String {
     let visitors = shape.wanted.visitors;
-    let form = match about.link {
-        // Only the source of single clicks knows this filter.
-        Some(_) => sql::Form::Rows,
-        None => sql::Form::of(about.period, &touched(shape), shape.granularity, visitors),
-    };
+    let form = sql::Form::of(about, &touched(shape), shape.granularity, visitors);
     let counted = if visitors { VISITORS } else { NO_VISITORS };
     let parts: Vec<_> = form
         .sources()

@@ -210,7 +210,12 @@ mod tests {
                 let affiliates = facts.quality_by_affiliate(about).await.unwrap();
                 serde_json::to_value((bots, signals, affiliates)).unwrap()
             };
+            let leaders = async |facts: &Facts| {
+                let query = facts.top_links(about(&period, 1), 10);
+                query.await.unwrap()
+            };
             assert_eq!(quality(&rollups).await, quality(&clicks).await, "{zone}");
+            assert_eq!(leaders(&rollups).await, leaders(&clicks).await, "{zone}");
         }
     }
 

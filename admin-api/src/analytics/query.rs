@@ -22,6 +22,7 @@ pub(crate) const MAX_DIMENSIONS: usize = 3;
 const MAX_FILTERS: usize = 10;
 const MAX_FILTER_VALUES: usize = 200;
 const MAX_VALUE_BYTES: usize = 512;
+const MAX_VALUES_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_LIMIT: usize = 1000;
 const DEFAULT_LIMIT: usize = 10;
 const MAX_ROWS: usize = 10_000;
@@ -350,7 +351,7 @@ pub(crate) enum FilterValue {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
     dimension: Dimension,
-    /// At most 200 values in all filters together, of at most 512 bytes each.
+    /// At most 200 values in all filters together, of at most 512 bytes each and 16 KiB together.
     #[serde(rename = "in")]
     one_of: Option<Vec<FilterValue>>,
     not_in: Option<Vec<FilterValue>>,
@@ -382,14 +383,21 @@ pub(super) enum Values {
 }
 
 pub(super) fn conditions(filters: &[Filter]) -> Result<Vec<Condition>, Problem> {
-    let values = |filter: &Filter| {
-        let lists = [&filter.one_of, &filter.not_in];
-        lists.into_iter().flatten().map(Vec::len).sum::<usize>()
+    let values = || {
+        let lists = filters.iter().flat_map(|f| [&f.one_of, &f.not_in]);
+        lists.flatten().flatten()
     };
-    let all: usize = filters.iter().map(values).sum();
-    if filters.len() > MAX_FILTERS || all > MAX_FILTER_VALUES {
+    let bytes = values().map(|value| match value {
+        FilterValue::Number(_) => 0,
+        FilterValue::Text(text) => text.len(),
+    });
+    if filters.len() > MAX_FILTERS
+        || values().count() > MAX_FILTER_VALUES
+        || bytes.sum::<usize>() > MAX_VALUES_BYTES
+    {
         return Err(Problem::bad_request(format!(
-            "filters: at most {MAX_FILTERS}, with at most {MAX_FILTER_VALUES} values together"
+            "filters: at most {MAX_FILTERS}, with at most {MAX_FILTER_VALUES} values of {} KiB together",
+            MAX_VALUES_BYTES / 1024
         )));
     }
     filters.iter().map(condition).collect()

@@ -29,12 +29,15 @@ const SCORE_DIGITS: u32 = 2;
 const TOP_LINKS: &str = "
     SELECT sipHash64(link_id) AS key, link_id
     FROM (
-        SELECT link_id, countIf(is_bot = 0) AS clicks, 0 AS sales FROM $CLICKS WHERE link_id != 0 GROUP BY link_id
+        $PARTS
         UNION ALL
-        SELECT link_id, 0, count() FROM $CONVERSIONS GROUP BY link_id
+        SELECT link_id, toUInt8(0) AS is_bot, toUInt64(0) AS number, count() AS sales FROM $CONVERSIONS GROUP BY link_id
     )
-    GROUP BY link_id ORDER BY link_id = 0 DESC, sum(clicks) DESC, sum(sales) DESC, link_id LIMIT {limit:UInt64}";
-
+    GROUP BY link_id
+    ORDER BY link_id = 0 DESC, sumIf(number, is_bot = 0) DESC, sum(sales) DESC, link_id LIMIT {limit:UInt64}";
+const TOP_LINKS_PART: &str = "
+    SELECT link_id, is_bot, count() AS number, toUInt64(0) AS sales FROM $SOURCE WHERE link_id != 0
+    GROUP BY link_id, is_bot";
 // Only what came by a click of ours went through the funnel.
 const EVENTS: &str = "
     SELECT event, count() AS number FROM $CONVERSIONS WHERE attribution = 'click_token'$AND
@@ -216,8 +219,8 @@ impl Day {
     }
 }
 
-#[derive(Debug, Row, Deserialize)]
-struct TopLink {
+#[derive(Debug, PartialEq, Eq, Row, Deserialize)]
+pub(super) struct TopLink {
     key: u64,
     link_id: u64,
 }
@@ -396,14 +399,23 @@ impl Facts {
         with_values(self.ask(about, &sql), filters)
     }
 
+    /// The links with the most clicks, first of all what has no link.
+    pub(super) async fn top_links(
+        &self,
+        about: About<'_>,
+        limit: u64,
+    ) -> Result<Vec<TopLink>, Problem> {
+        let sql = with_parts(TOP_LINKS, TOP_LINKS_PART, about, &[Dimension::Link]);
+        all::<TopLink>(self.ask(about, &sql).param("limit", limit)).await
+    }
+
     /// The `limit` links with the most clicks, and, under no link, what could not be attributed.
     pub(crate) async fn by_link(
         &self,
         about: About<'_>,
         limit: u64,
     ) -> Result<Vec<(Option<LinkId>, Figures)>, Problem> {
-        let query = self.ask(about, TOP_LINKS).param("limit", limit + 1);
-        let mut links = all::<TopLink>(query).await?;
+        let mut links = self.top_links(about, limit + 1).await?;
         if links.first().is_some_and(|link| link.link_id == 0) {
             links.rotate_left(1);
         } else {
@@ -429,7 +441,7 @@ impl Facts {
 
 /// `sql` over `part` of each source of clicks that suits a question over `dimensions`.
 fn with_parts(sql: &str, part: &str, about: About<'_>, dimensions: &[Dimension]) -> String {
-    let form = sql::Form::of(about.period, dimensions, Granularity::None, false);
+    let form = sql::Form::of(about, dimensions, Granularity::None, false);
     let parts: Vec<_> = form
         .sources()
         .iter()
@@ -447,6 +459,7 @@ mod tests {
     fn no_question_names_a_table_itself() {
         for sql in [
             TOP_LINKS,
+            TOP_LINKS_PART,
             EVENTS,
             DELAYS,
             BOTS_PART,

@@ -10,6 +10,7 @@ use std::ops::Range;
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
+use super::About;
 use super::query::{Dimension, Granularity};
 use crate::period::Period;
 use tributary_shared::signals;
@@ -127,11 +128,15 @@ pub(super) enum Form {
 impl Form {
     /// The form that suits a question over `dimensions` (those of its filters included).
     pub(super) fn of(
-        period: &Period,
+        about: About<'_>,
         dimensions: &[Dimension],
         granularity: Granularity,
         visitors: bool,
     ) -> Self {
+        let period = about.period;
+        if about.link.is_some() {
+            return Self::Rows; // the only source that looks at it
+        }
         let within = |keys: &[Dimension]| dimensions.iter().all(|d| keys.contains(d));
         let on_quarters = |at: DateTime<Utc>| {
             at.timestamp().rem_euclid(QUARTER_SECONDS) == 0 && at.timestamp_subsec_nanos() == 0
@@ -222,6 +227,7 @@ pub(super) fn names_no_table(sql: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tributary_shared::ids::{LinkId, TenantId};
 
     fn period(from: &str, to: &str, zone: Tz) -> Period {
         let now = "2026-03-31T23:30:00Z".parse().unwrap();
@@ -272,8 +278,16 @@ mod tests {
             ),
             (&utc, &[Dimension::Sub1], none, false, Form::Rows),
         ] {
-            let found = Form::of(period, dimensions, granularity, visitors);
+            let about = |link| About {
+                tenant: TenantId(1),
+                period,
+                link,
+            };
+            let found = Form::of(about(None), dimensions, granularity, visitors);
             assert_eq!(found, form, "{dimensions:?} {granularity:?} {visitors}");
+            let of_link = about(Some(LinkId(1)));
+            let found = Form::of(of_link, dimensions, granularity, visitors);
+            assert_eq!(found, Form::Rows);
         }
         let whole = whole_days(&berlin);
         assert_eq!(whole.start.to_string(), "2026-01-10 00:00:00 UTC");

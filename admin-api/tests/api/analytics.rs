@@ -390,6 +390,10 @@ async fn one_question_combines_measures_dimensions_and_filters() {
             1,
         ),
         (json!([{"dimension": "sub1", "in": ["it's \\ ?"]}]), 1),
+        (
+            json!([{"dimension": "sub1", "in": vec![r"\'".repeat(250); 30]}]),
+            0,
+        ), // as long as it escaped gets
         (json!([{"dimension": "outcome", "in": ["expired"]}]), 1),
         (
             json!([{"dimension": "link", "in": [ours.link, theirs.link]}]),

@@ -189,6 +189,7 @@ async fn bad_requests_are_told_what_to_change() {
         json!({"measures": ["clicks"], "filters": [{"dimension": "outcome", "not_in": [4]}]}),
         json!({"measures": ["clicks"], "filters": [{"dimension": "country", "in": vec!["DE"; 201]}]}),
         json!({"measures": ["clicks"], "filters": [{"dimension": "sub1", "in": ["x".repeat(513)]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "sub1", "in": vec!["'".repeat(400); 41]}]}),
         json!({"measures": ["clicks"], "filters": vec![json!({"dimension": "sub1", "in": ["x"]}); 11]}),
         json!({"measures": ["clicks"], "dimensions": ["link"], "limit": 1001}),
         json!({"measures": ["clicks", "bot_rate"], "dimensions": ["link"], "order_by": "bot_rate"}),
