@@ -1,7 +1,7 @@
 //! Single clicks: a list, newest first, and one by its id.
 //!
-//! Addresses and fingerprints stay inside: who may read analytics needs no personal data to judge a
-//! click. `visitor` tells visitors apart, and can't be turned into a visitor's cookie.
+//! Addresses and fingerprints stay inside: a click can be judged without them. `visitor_id` tells
+//! visitors apart, and can't be turned into a visitor's cookie.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -33,6 +33,7 @@ const FIELDS: &str = "
 const BEFORE: &str = " AND (received_at, click_random) <
     (fromUnixTimestamp64Milli({before:Int64}), toFixedString(unhex({random:String}), 10))";
 const IS_BOT: &str = " AND is_bot = {is_bot:UInt8}";
+const OF_VISITOR: &str = " AND visitor_id = {visitor:UInt64}";
 const HAS_SIGNAL: &str = " AND bitAnd(signals, {signal:UInt16}) != 0";
 
 /// Bytes of a click id, and where its parts are: see `tributary_shared::click_token`.
@@ -46,9 +47,9 @@ pub(crate) struct Click {
     pub program_id: u64,
     pub affiliate_id: u64,
     pub link_id: u64,
-    /// The same for the same visitor; null for one without a cookie.
+    /// 16 hexadecimal digits, the same for the same visitor; null for one without a cookie.
     #[schema(examples("9f86d081884c7d65"))]
-    pub visitor: Option<String>,
+    pub visitor_id: Option<String>,
     pub country: String,
     pub region: String,
     pub city: String,
@@ -139,7 +140,7 @@ impl ClickRow {
             program_id: self.program_id,
             affiliate_id: self.affiliate_id,
             link_id: self.link_id,
-            visitor: (self.visitor_id != 0).then(|| format!("{:016x}", self.visitor_id)),
+            visitor_id: (self.visitor_id != 0).then(|| format!("{:016x}", self.visitor_id)),
             country: self.country,
             region: self.region,
             city: self.city,
@@ -202,6 +203,7 @@ pub(crate) struct Which {
     filters: Vec<Condition>,
     is_bot: Option<bool>,
     signal: Option<u16>,
+    visitor: Option<u64>,
 }
 
 impl Which {
@@ -209,7 +211,15 @@ impl Which {
         filters: &[Filter],
         is_bot: Option<bool>,
         signal: Option<&str>,
+        visitor: Option<&str>,
     ) -> Result<Self, Problem> {
+        let visitor_id = |text: &str| {
+            let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let id = u64::from_str_radix(text, 16).ok();
+            id.filter(|_| digits).ok_or_else(|| {
+                Problem::bad_request("visitor_id is 16 hexadecimal digits, as a click has it")
+            })
+        };
         let known = |name| {
             let signal = signals::ALL.iter().find(|signal| signal.name == name);
             signal.map(|signal| signal.mask()).ok_or_else(|| {
@@ -221,6 +231,7 @@ impl Which {
             filters: conditions(filters)?,
             is_bot,
             signal: signal.map(known).transpose()?,
+            visitor: visitor.map(visitor_id).transpose()?,
         })
     }
 }
@@ -247,6 +258,9 @@ impl Facts {
         if which.signal.is_some() {
             conditions.push_str(HAS_SIGNAL);
         }
+        if which.visitor.is_some() {
+            conditions.push_str(OF_VISITOR);
+        }
         let about = About {
             tenant,
             period: &period,
@@ -260,7 +274,8 @@ impl Facts {
             .param("before", before.map_or(0, |before| before.millis))
             .param("random", before.map_or("", |before| before.random.as_str()))
             .param("is_bot", u8::from(which.is_bot.unwrap_or(false)))
-            .param("signal", which.signal.unwrap_or(0));
+            .param("signal", which.signal.unwrap_or(0))
+            .param("visitor", which.visitor.unwrap_or(0));
         all::<ClickRow>(query).await
     }
 
@@ -311,7 +326,7 @@ mod tests {
 
     #[test]
     fn no_question_names_a_table_itself() {
-        for sql in [CLICKS, ONE, FIELDS, BEFORE, IS_BOT, HAS_SIGNAL] {
+        for sql in [CLICKS, ONE, FIELDS, BEFORE, IS_BOT, OF_VISITOR, HAS_SIGNAL] {
             assert!(names_no_table(sql), "{sql}");
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct ClicksQuery {
     bot_reason: Option<String>,
     /// Only clicks with this signal, such as `duplicate`.
     signal: Option<String>,
+    /// Only this visitor's: 16 hexadecimal digits.
+    visitor_id: Option<String>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -92,7 +94,12 @@ impl ClicksQuery {
                 ));
             }
         }
-        Which::new(&filters, self.is_bot, self.signal.as_deref())
+        Which::new(
+            &filters,
+            self.is_bot,
+            self.signal.as_deref(),
+            self.visitor_id.as_deref(),
+        )
     }
 }
 

@@ -679,7 +679,7 @@ async fn clicks_are_listed_page_by_page_and_found_by_their_id() {
     let click = &found[2];
     assert_eq!(click["received_at"], "2026-01-10T10:00:00.002Z");
     assert_eq!(
-        (&click["visitor"], &click["score"]),
+        (&click["visitor_id"], &click["score"]),
         (&json!("00000000000000ff"), &json!(30))
     );
     assert_eq!(
@@ -688,7 +688,7 @@ async fn clicks_are_listed_page_by_page_and_found_by_their_id() {
     );
     assert!(click.get("address").is_none());
     assert_eq!(
-        page("&country=DE&signal=duplicate&is_bot=false")
+        page("&country=DE&signal=duplicate&is_bot=false&visitor_id=00000000000000ff")
             .await
             .json()["items"]
             .as_array()

@@ -238,6 +238,7 @@ async fn bad_requests_are_told_what_to_change() {
         "/v1/analytics/breakdown?dimension=address",
         "/v1/analytics/funnel?program_id=-1",
         "/v1/analytics/clicks?signal=odd",
+        "/v1/analytics/clicks?visitor_id=+1",
         "/v1/analytics/clicks?limit=201",
         "/v1/analytics/clicks?cursor=aTE",
         "/v1/analytics/clicks/not-a-click",
