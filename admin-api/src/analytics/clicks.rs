@@ -14,7 +14,7 @@ use tributary_shared::{click_token, signals};
 use utoipa::ToSchema;
 
 use super::figures::{and_conditions, with_values};
-use super::query::{Condition, Filter, conditions, outcome};
+use super::terms::{Condition, Filter, conditions, outcome};
 use super::{About, Facts, all, time};
 use crate::error::Problem;
 use crate::pages::Cursor;

@@ -12,7 +12,7 @@ use clickhouse::query::Query;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::query::{Condition, Dimension, Granularity, Measure, Values};
+use super::terms::{Condition, Dimension, Granularity, Measure, Values};
 use super::{About, Facts, all, amount, sql};
 use crate::amounts::Amount;
 use crate::error::Problem;

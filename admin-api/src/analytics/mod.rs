@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `sql` | the fixed fragments that every question is put together from |
 //! | `figures` | numbers by bucket of time and by place among the top ones: what most answers are made of |
+//! | `terms`, `buckets` | measures, dimensions, filters; the stretches of time |
 //! | `query` | `POST /v1/analytics/query`: measures × dimensions × filters × granularity |
 //! | `reports` | the named reports |
 //! | `clicks` | single clicks; `live`: new ones as they come |
@@ -12,12 +13,14 @@
 //! the place of `$CLICKS` and its like. No question names a table itself, so none can see another
 //! tenant's rows (a test keeps it so).
 
+mod buckets;
 pub(crate) mod clicks;
 mod figures;
 pub(crate) mod live;
 pub(crate) mod query;
 pub(crate) mod reports;
 mod sql;
+pub(crate) mod terms;
 
 use std::time::Duration;
 

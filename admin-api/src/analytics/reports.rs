@@ -9,8 +9,9 @@ use tributary_shared::ids::LinkId;
 use tributary_shared::signals;
 use utoipa::ToSchema;
 
+use super::buckets::day_number;
 use super::figures::{Places, Shape, Wanted, and_conditions, with_values};
-use super::query::{Condition, Dimension, Filter, Granularity, conditions, day_number, rate};
+use super::terms::{Condition, Dimension, Filter, Granularity, conditions, rate};
 use super::{About, Facts, Figures, all, sql};
 use crate::amounts::Amount;
 use crate::error::Problem;

@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::About;
-use super::query::{Dimension, Granularity};
+use super::terms::{Dimension, Granularity};
 use crate::period::Period;
 use tributary_shared::signals;
 

@@ -14,11 +14,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::TenantHeader;
 use crate::amounts::Amount;
-use crate::analytics::query::{
-    Answer, Compare, Dimension, Filter, FilterValue, Granularity, Measure, Measured, Question,
-    Stretch, rate,
-};
+use crate::analytics::query::{Answer, Measured, Question, Stretch};
 use crate::analytics::reports::{AffiliateQuality, Day, Delays, Funnel, SignalFigures};
+use crate::analytics::terms::{
+    Compare, Dimension, Filter, FilterValue, Granularity, Measure, rate,
+};
 use crate::analytics::{About, Figures};
 use crate::auth::{Asking, Scoped};
 use crate::csv;

@@ -17,7 +17,7 @@ use super::TenantHeader;
 use super::analytics::{ids_only, period};
 use crate::analytics::clicks::{BeforeClick, Click, ClickRow, Which};
 use crate::analytics::live::{Slot, Tail};
-use crate::analytics::query::{Dimension, Filter, FilterValue};
+use crate::analytics::terms::{Dimension, Filter, FilterValue};
 use crate::auth::{Caller, Scoped, credential, who};
 use crate::error::Problem;
 use crate::extract::{Format, Query};
