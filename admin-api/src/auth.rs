@@ -1,13 +1,14 @@
 //! Who is asking, and for which tenant.
 //!
 //! A credential is the platform owner's key, an API key (`trk_…`) or a session token (`trs_…`, also
-//! as the cookie of the page at `/`). Three extractors stand for the three kinds of route:
+//! as the cookie of the page at `/`). An extractor stands for each kind of route:
 //!
 //! | extractor | route | who may |
 //! |---|---|---|
 //! | [`Owner`] | `/v1/tenants` | the platform owner |
 //! | [`InPath`] | `/v1/tenants/{tenant_id}/…` | the owner; that tenant's admins; its analysts to read |
 //! | [`Scoped`] | everything else | a tenant's admins; its analysts to read; the owner with `X-Tenant-Id` |
+//! | [`Asking`] | a POST that asks and changes nothing | like the one above, analysts as well |
 //!
 //! What belongs to another tenant is answered like what does not exist. Analysts may read only.
 
@@ -75,6 +76,12 @@ pub(crate) struct Scoped {
     pub caller: Caller,
 }
 
+/// Like [`Scoped`], of a POST that changes nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking {
+    pub tenant: TenantId,
+}
+
 impl FromRequestParts<App> for Owner {
     type Rejection = Problem;
 
@@ -106,24 +113,39 @@ impl FromRequestParts<App> for Scoped {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = authenticate(parts, app).await?;
-        let named = named_tenant(&parts.headers)?;
-        let tenant = match (caller, named) {
-            (Caller::Owner, Some(tenant)) => {
-                must_exist(&app.postgres, tenant).await?;
-                tenant
-            }
-            (Caller::Owner, None) => {
-                return Err(Problem::bad_request(
-                    "the platform owner says which tenant it acts for: send X-Tenant-Id",
-                ));
-            }
-            (Caller::Member { tenant, .. }, named) if named.is_none_or(|n| n == tenant) => tenant,
-            (Caller::Member { .. }, _) => return Err(Problem::not_found("tenant")),
-        };
+        let (tenant, caller) = scope(parts, app).await?;
         may_write(parts, caller)?;
         Ok(Self { tenant, caller })
     }
+}
+
+impl FromRequestParts<App> for Asking {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let (tenant, _) = scope(parts, app).await?;
+        Ok(Self { tenant })
+    }
+}
+
+/// The tenant that a request is about, and who asks.
+async fn scope(parts: &Parts, app: &App) -> Result<(TenantId, Caller), Problem> {
+    let caller = authenticate(parts, app).await?;
+    let named = named_tenant(&parts.headers)?;
+    let tenant = match (caller, named) {
+        (Caller::Owner, Some(tenant)) => {
+            must_exist(&app.postgres, tenant).await?;
+            tenant
+        }
+        (Caller::Owner, None) => {
+            return Err(Problem::bad_request(
+                "the platform owner says which tenant it acts for: send X-Tenant-Id",
+            ));
+        }
+        (Caller::Member { tenant, .. }, named) if named.is_none_or(|n| n == tenant) => tenant,
+        (Caller::Member { .. }, _) => return Err(Problem::not_found("tenant")),
+    };
+    Ok((tenant, caller))
 }
 
 fn may_write(parts: &Parts, caller: Caller) -> Result<(), Problem> {

@@ -143,7 +143,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     telemetry::metrics(); // before the first count
-    let app = App::new(&config, Clock::system()).map_err(Error::DatabaseUrl)?;
+    let app = App::new(&config, Clock::system(), shutdown.clone()).map_err(Error::DatabaseUrl)?;
     let index = edge_index(&config.engines, app.clock.clone())?;
     let readiness = Readiness::waiting_for(&[SCHEMAS, READINESS_PART]);
     let router = server::with_limits(routes::all(), app.clone());

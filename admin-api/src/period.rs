@@ -1,6 +1,9 @@
 //! The stretch of time that a question is about, in days of the tenant's own time zone.
 
-use chrono::{DateTime, Days, LocalResult, NaiveDate, NaiveTime, TimeDelta, TimeZone as _, Utc};
+use chrono::{
+    DateTime, Datelike as _, Days, LocalResult, Months, NaiveDate, NaiveTime, TimeDelta,
+    TimeZone as _, Utc,
+};
 use chrono_tz::Tz;
 
 use crate::error::Problem;
@@ -9,6 +12,17 @@ use crate::error::Problem;
 pub(crate) const DEFAULT_DAYS: u64 = 30;
 /// Longest period, in days.
 pub(crate) const MAX_DAYS: usize = 400;
+
+/// How far back an earlier period lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// As many days as it has itself, or its exact length where it is not whole days.
+    Days,
+    /// As many months as it has itself, where it is whole months; else like days.
+    Months,
+    /// A year.
+    Year,
+}
 
 /// From an instant up to, and without, another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +78,49 @@ impl Period {
             days,
         })
     }
+
+    /// The period that this one is compared with. Whole days stay whole days, whatever the clock did.
+    pub(crate) fn before(&self, how: Before) -> Result<Self, Problem> {
+        let too_early =
+            || Problem::bad_request("the period that it is compared with lies too far back");
+        let local = |at: DateTime<Utc>| at.with_timezone(&self.zone).naive_local();
+        let (first, end) = (local(self.from).date(), local(self.to).date());
+        let whole_days =
+            day_start(first, self.zone) == self.from && day_start(end, self.zone) == self.to;
+        let days = u64::try_from(end.signed_duration_since(first).num_days()).unwrap_or(0);
+        let months = u32::try_from(
+            (end.year() - first.year()) * 12 + i32::try_from(end.month()).unwrap_or(0)
+                - i32::try_from(first.month()).unwrap_or(0),
+        )
+        .unwrap_or(0);
+        let whole_months = whole_days && first.day() == 1 && end.day() == 1;
+        let back = |day: NaiveDate| match how {
+            Before::Year => day.checked_sub_months(Months::new(12)),
+            Before::Months if whole_months => day.checked_sub_months(Months::new(months)),
+            Before::Days | Before::Months => day.checked_sub_days(Days::new(days)),
+        };
+        let (from, to) = if whole_days {
+            let back = |day| back(day).map(|day| day_start(day, self.zone));
+            (back(first), back(end))
+        } else if how == Before::Year {
+            let year = |at: DateTime<Utc>| at.checked_sub_months(Months::new(12));
+            (year(self.from), year(self.to))
+        } else {
+            let length = self.to - self.from;
+            (self.from.checked_sub_signed(length), Some(self.from))
+        };
+        let (from, to) = from.zip(to).ok_or_else(too_early)?;
+        let in_range = in_range(from.date_naive()) && from < to;
+        in_range.then_some(()).ok_or_else(too_early)?;
+        let days = (from.with_timezone(&self.zone).date_naive()).iter_days();
+        let last_day = last_day_before(to, self.zone);
+        Ok(Self {
+            from,
+            to,
+            zone: self.zone,
+            days: days.take_while(|day| *day <= last_day).collect(),
+        })
+    }
 }
 
 /// An RFC 3339 time.
@@ -89,7 +146,6 @@ fn date(text: &str) -> Option<NaiveDate> {
 
 /// What every engine's calendar can hold.
 fn in_range(date: NaiveDate) -> bool {
-    use chrono::Datelike as _;
     (2000..2100).contains(&date.year())
 }
 
@@ -185,6 +241,38 @@ mod tests {
             day_start(day, Tz::Pacific__Apia).to_string(),
             "2011-12-30 10:00:00 UTC"
         );
+    }
+
+    #[test]
+    fn an_earlier_period_has_the_same_days_or_months() {
+        let before = |from, to, how| {
+            let period = read(Some(from), Some(to), Tz::Europe__Berlin).unwrap();
+            let before = period.before(how).unwrap();
+            format!("{} {} {}", before.from, before.to, before.days.len())
+        };
+        // The clock goes forward on 29 March.
+        assert_eq!(
+            before("2026-03-29", "2026-03-30", Before::Days),
+            "2026-03-26 23:00:00 UTC 2026-03-28 23:00:00 UTC 2"
+        );
+        assert_eq!(
+            before("2026-03-01", "2026-03-31", Before::Months),
+            "2026-01-31 23:00:00 UTC 2026-02-28 23:00:00 UTC 28"
+        );
+        assert_eq!(
+            before("2026-03-02", "2026-03-31", Before::Months),
+            before("2026-03-02", "2026-03-31", Before::Days)
+        );
+        assert_eq!(
+            before("2026-01-01", "2026-03-31", Before::Year),
+            "2024-12-31 23:00:00 UTC 2025-03-31 22:00:00 UTC 90"
+        );
+        assert_eq!(
+            before("2026-01-01T10:00:00Z", "2026-01-01T11:30:00Z", Before::Days),
+            "2026-01-01 08:30:00 UTC 2026-01-01 10:00:00 UTC 1"
+        );
+        let early = read(Some("2000-01-01"), Some("2000-01-02"), Tz::UTC).unwrap();
+        assert!(early.before(Before::Year).is_err());
     }
 
     #[test]

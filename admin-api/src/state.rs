@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use sqlx::PgPool;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines;
 use tributary_shared::secrets::token_hash;
 
 use crate::analytics::Facts;
+use crate::analytics::live::Streams;
 use crate::config::Config;
 use crate::idempotency::Fingerprints;
 use crate::passwords::Passwords;
@@ -24,6 +26,9 @@ pub(crate) struct App {
     pub clock: Clock,
     pub passwords: Passwords,
     pub settings: Arc<Settings>,
+    pub streams: Streams,
+    /// Ends what would go on for ever.
+    pub stopping: CancellationToken,
     configuration_ready: Arc<watch::Sender<bool>>,
 }
 
@@ -39,7 +44,11 @@ pub(crate) struct Settings {
 
 impl App {
     /// Connects to nothing yet.
-    pub(crate) fn new(config: &Config, clock: Clock) -> Result<Self, sqlx::Error> {
+    pub(crate) fn new(
+        config: &Config,
+        clock: Clock,
+        stopping: CancellationToken,
+    ) -> Result<Self, sqlx::Error> {
         Ok(Self {
             postgres: engines::postgres::pool(
                 &config.engines.database,
@@ -56,6 +65,8 @@ impl App {
                 demo_tenant: config.demo_tenant.clone(),
                 cookie_secure: config.cookie_secure,
             }),
+            streams: Streams::default(),
+            stopping,
             configuration_ready: Arc::new(watch::Sender::new(false)),
         })
     }

@@ -3,6 +3,7 @@
 pub(crate) mod affiliates;
 pub(crate) mod analytics;
 pub(crate) mod api_keys;
+pub(crate) mod clicks;
 pub(crate) mod commissions;
 pub(crate) mod conversions;
 pub(crate) mod domains;
@@ -70,7 +71,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
         (name = "Money", description = "Conversions and the commissions they earned"),
-        (name = "Analytics", description = "What happened, by day and by link"),
+        (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
 )]
@@ -117,6 +118,16 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
         .routes(routes!(commissions::list))
+        .routes(routes!(analytics::query))
+        .routes(routes!(analytics::overview))
+        .routes(routes!(analytics::time_series))
+        .routes(routes!(analytics::breakdown))
+        .routes(routes!(analytics::funnel))
+        .routes(routes!(analytics::conversion_delay))
+        .routes(routes!(analytics::traffic_quality))
+        .routes(routes!(clicks::list))
+        .routes(routes!(clicks::read))
+        .routes(routes!(clicks::live))
         .routes(routes!(analytics::by_day))
         .routes(routes!(analytics::by_link))
 }

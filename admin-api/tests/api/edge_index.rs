@@ -278,11 +278,6 @@ async fn lost_counters_of_click_caps_are_counted_again() {
     let api = Api::start().await;
     let tenant = api.tenant("ours").await;
     let facts = api.isolated.facts();
-    facts
-        .query("ALTER TABLE clicks ADD COLUMN IF NOT EXISTS outcome UInt8")
-        .execute()
-        .await
-        .unwrap();
     let mut links = Vec::new();
     for (code, cap, period) in [
         ("total", json!(100), "total"),
@@ -315,8 +310,8 @@ async fn lost_counters_of_click_caps_are_counted_again() {
             ("4 DAY", 0, 0, 1),
         ] {
             let insert = format!(
-                "INSERT INTO clicks (click_id, received_at, tenant_id, program_id, affiliate_id, link_id, is_bot, outcome)
-                 SELECT toString(generateUUIDv4()), now64(6) - INTERVAL {age}, {}, {}, {}, {link}, {is_bot}, {outcome}
+                "INSERT INTO clicks (received_at, tenant_id, program_id, affiliate_id, link_id, is_bot, outcome)
+                 SELECT now64(3) - INTERVAL {age}, {}, {}, {}, {link}, {is_bot}, {outcome}
                  FROM numbers({number})",
                 tenant.id, tenant.program, tenant.affiliate
             );

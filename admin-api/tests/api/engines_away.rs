@@ -24,7 +24,12 @@ async fn without_clickhouse_all_but_analytics_works() {
     let tenant = api.tenant("demo").await;
     api.published().await;
     assert_eq!(api.index().await.len(), 5);
-    for path in ["/v1/analytics/by-day", "/v1/analytics/by-link"] {
+    for path in [
+        "/v1/analytics/by-day",
+        "/v1/analytics/by-link",
+        "/v1/analytics/overview",
+        "/v1/analytics/clicks",
+    ] {
         let answer = api.get(&tenant.admin, path).await;
         assert_eq!(
             (answer.status.as_u16(), answer.header("retry-after")),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::analytics::with;
 use crate::harness::{Answer, Api, OWNER_KEY};
 
 fn told(report: &mut String, what: &str, answer: &Answer) {
@@ -173,6 +174,45 @@ async fn bad_requests_are_told_what_to_change() {
         &api.post(key, "/v1/affiliates", large).await,
     );
 
+    let days = json!({"measures": ["clicks"], "from": "2026-01-01", "to": "2026-01-31"});
+    let questions = [
+        json!({"measures": []}),
+        json!({"measures": ["clicks", "clicks"]}),
+        json!({"measures": ["hits"]}),
+        json!({"measures": ["clicks"], "table": "clicks"}),
+        json!({"measures": ["clicks"], "dimensions": ["country", "os", "device", "browser"]}),
+        json!({"measures": ["clicks", "revenue", "conversion_rate"], "dimensions": ["country", "link"]}),
+        json!({"measures": ["commission"], "filters": [{"dimension": "sub1", "in": ["a"]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "country"}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "country", "in": []}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "link", "in": ["x"]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "outcome", "not_in": [4]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "country", "in": vec!["DE"; 201]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "sub1", "in": ["x".repeat(513)]}]}),
+        json!({"measures": ["clicks"], "filters": [{"dimension": "sub1", "in": vec!["'".repeat(400); 41]}]}),
+        json!({"measures": ["clicks"], "filters": vec![json!({"dimension": "sub1", "in": ["x"]}); 11]}),
+        json!({"measures": ["clicks"], "dimensions": ["link"], "limit": 1001}),
+        json!({"measures": ["clicks", "bot_rate"], "dimensions": ["link"], "order_by": "bot_rate"}),
+        json!({"measures": ["revenue"], "dimensions": ["link"], "order_by": "revenue"}),
+        json!({"measures": ["clicks"], "dimensions": ["link"], "order_currency": "EUR"}),
+        json!({"measures": ["clicks"], "time_zone": "Mars"}),
+        json!({"measures": ["clicks"], "from": "2025-01-01", "to": "2026-02-01", "granularity": "quarter_hour"}),
+        json!({"measures": ["clicks"], "from": "2026-01-01", "to": "2026-01-31", "granularity": "hour",
+            "dimensions": ["link"], "limit": 50, "other": true}),
+        json!({"measures": ["clicks"], "from": "2000-01-01", "to": "2000-01-31", "compare": "previous_year"}),
+        with(days, json!({"granularity": "minute"})),
+    ];
+    for question in questions {
+        let answer = api.post(key, "/v1/analytics/query", question.clone()).await;
+        let question = question.to_string();
+        let shown: String = question.chars().take(150).collect();
+        told(
+            &mut report,
+            &format!("POST /v1/analytics/query {shown}"),
+            &answer,
+        );
+    }
+
     let gets = [
         "/v1/links/0",
         "/v1/links/-1",
@@ -193,6 +233,15 @@ async fn bad_requests_are_told_what_to_change() {
         "/v1/analytics/by-day?from=2024-01-01&to=2026-01-01",
         "/v1/analytics/by-day?link_id=0",
         "/v1/analytics/by-link?limit=201",
+        "/v1/analytics/overview?compare=yesterday",
+        "/v1/analytics/breakdown",
+        "/v1/analytics/breakdown?dimension=address",
+        "/v1/analytics/funnel?program_id=-1",
+        "/v1/analytics/clicks?signal=odd",
+        "/v1/analytics/clicks?visitor_id=+1",
+        "/v1/analytics/clicks?limit=201",
+        "/v1/analytics/clicks?cursor=aTE",
+        "/v1/analytics/clicks/not-a-click",
         "/v1/nothing",
         "/nothing",
         "/v1/tenants/x/users",

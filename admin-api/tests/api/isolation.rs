@@ -1,12 +1,20 @@
 //! A tenant sees only its own, on every route that the description names.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
+use tributary_shared::clock::Clock;
 
-use crate::harness::{Api, OWNER_KEY, Tenant};
+use crate::analytics::click_with;
+use crate::harness::{Answer, Api, OWNER_KEY, Tenant};
+
+/// A stream of events, which has no end.
+const LIVE: &str = "/v1/analytics/live";
+const MOMENT: Duration = Duration::from_millis(2500);
 
 /// Every operation with a path and a body that would work for `tenant`.
-fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
+fn operations(tenant: &Tenant, click: &str) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
         program,
@@ -95,6 +103,23 @@ fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
         ),
         get("/v1/conversions".into()),
         get("/v1/commissions".into()),
+        post(
+            "/v1/analytics/query".into(),
+            json!({"measures": ["clicks", "revenue"], "dimensions": ["link", "affiliate", "program"], "other": true}),
+        ),
+        post(
+            "/v1/analytics/query".into(),
+            json!({"measures": ["clicks"], "dimensions": ["sub1", "country"], "granularity": "day"}),
+        ),
+        get("/v1/analytics/overview".into()),
+        get("/v1/analytics/time-series".into()),
+        get("/v1/analytics/breakdown?dimension=country".into()),
+        get("/v1/analytics/funnel".into()),
+        get("/v1/analytics/conversion-delay".into()),
+        get("/v1/analytics/traffic-quality".into()),
+        get("/v1/analytics/clicks".into()),
+        get(format!("/v1/analytics/clicks/{click}")),
+        get(LIVE.into()),
         get("/v1/analytics/by-day".into()),
         get("/v1/analytics/by-link".into()),
     ]
@@ -102,6 +127,7 @@ fn operations(tenant: &Tenant) -> Vec<(Method, String, Option<Value>)> {
 
 /// Whether `path` is one of `template`, such as `/v1/links/{id}`.
 fn matches(template: &str, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
     let parts = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
     let (template, path) = (parts(template), parts(path));
     template.len() == path.len()
@@ -115,12 +141,26 @@ async fn ask(
     api: &Api,
     key: &str,
     (method, path, body): &(Method, String, Option<Value>),
-) -> crate::harness::Answer {
+) -> Answer {
     let mut request = api.request(key, method.clone(), path);
     if let Some(body) = body {
         request = request.json(body);
     }
-    api.send(request).await
+    if path != LIVE {
+        return api.send(request).await;
+    }
+    // It has no end: what comes within a moment counts.
+    let mut response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut text = String::new();
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(MOMENT, response.chunk()).await {
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    Answer {
+        status,
+        headers,
+        text,
+    }
 }
 
 #[tokio::test]
@@ -130,7 +170,34 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let theirs = api.tenant("theirs").await;
 
     let description: Value = serde_json::from_str(&tributary_admin_api::openapi_json()).unwrap();
-    let all = operations(&ours);
+    // Every text of our click says whose it is.
+    let texts = [
+        "country",
+        "region",
+        "city",
+        "network",
+        "user_agent",
+        "device",
+        "os",
+        "browser",
+        "referrer",
+        "referrer_domain",
+        "channel",
+        "sub1",
+        "utm_source",
+        "bot_reason",
+    ];
+    let mut texts: serde_json::Map<_, _> = texts
+        .iter()
+        .map(|column| ((*column).to_owned(), json!("ours")))
+        .collect();
+    // Its id has digits, like every path below that is about us.
+    texts.insert("click_random".to_owned(), json!("0123456789"));
+    let now = Clock::system().now().to_rfc3339();
+    click_with(&api, &ours, &now, Value::Object(texts)).await;
+    let clicks = api.get(&ours.analyst, "/v1/analytics/clicks").await.json();
+    let click = clicks["items"][0]["id"].as_str().unwrap();
+    let all = operations(&ours, click);
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -156,7 +223,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 401,
                 "{name} with an unknown key"
             );
-            if *method != Method::GET {
+            if *method != Method::GET && path != "/v1/analytics/query" {
                 let status = ask(&api, &ours.analyst, operation).await.status;
                 assert_eq!(status, 403, "{name} by an analyst");
             }
@@ -180,7 +247,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 "{name} over another tenant's program: {}",
                 answer.text
             );
-        } else if *method == Method::GET {
+        } else if *method == Method::GET || path == "/v1/analytics/query" {
             assert_eq!(answer.status, 200, "{name}: {}", answer.text);
             assert!(
                 !answer.text.contains("ours"),
