@@ -807,7 +807,8 @@ async fn a_slow_question_ends() {
         running.fetch_one::<u64>().await.unwrap()
     };
     let becomes = async |number: u64| {
-        for _ in 0..40 {
+        // A click that is being read is read to its end first.
+        for _ in 0..120 {
             if running().await == number {
                 return true;
             }
