@@ -8,11 +8,11 @@ launcher := target/release/tributary-local
 cargo_build := cargo build --release --workspace
 services := --bin redirector --bin processor --bin admin-api --bin tributary-local
 
-.PHONY: help run replay test fuzz bench drill setup build fmt lint clean
+.PHONY: help run replay test fuzz bench bench-facts drill setup build fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## start everything; Ctrl-C stops it (DATA=folder for a second copy)
 	@$(launcher) run --data "$(DATA)"
@@ -34,6 +34,11 @@ bench: build ## the redirect's cost beside nginx's
 	@deploy/local/setup.sh bench
 	@$(cargo_build) --bin peers
 	@benches/redirect.sh
+
+bench-facts: build ## from Kafka into ClickHouse beside inserts from memory
+	@$(cargo_build) --bin facts
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	    $(launcher) exec --data "$$data" -- target/release/facts
 
 # KAFKA_AWAY_SECONDS=20 makes the longest drill short.
 drill: build ## kill everything in turn under load and count every click

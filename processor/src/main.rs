@@ -6,6 +6,11 @@ use tributary_processor::dead_letters_command::{self, CommandError, DeadLettersC
 use tributary_processor::{Cli, Config, RunError, run};
 use tributary_shared::{service, telemetry};
 
+/// A click is a dozen short texts, which are made on one thread and given back on another: the system's
+/// allocator took a fifth of the processor's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
     match Cli::parse() {

@@ -81,9 +81,15 @@ impl<F: Named> Stored<F> for Segments {
     }
 
     fn stored(&mut self, rows: &[F]) {
-        for (segment, sequence) in rows.iter().map(Named::name) {
-            if let Some(known) = self.known.get_mut(&segment) {
-                known.sequences.insert(sequence..=sequence);
+        let follows = |a: &F, b: &F| {
+            let ((segment, sequence), next) = (a.name(), b.name());
+            next == (segment, sequence.saturating_add(1))
+        };
+        for run in rows.chunk_by(follows) {
+            if let [first, .., last] | [first @ last] = run
+                && let Some(known) = self.known.get_mut(&first.name().0)
+            {
+                known.sequences.insert(first.name().1..=last.name().1);
             }
         }
     }
@@ -129,13 +135,19 @@ impl Segments {
 
     /// Leaves each name once, and none that is stored. Every segment of the rows is known by now.
     fn drop_known<F: Named>(&self, rows: &mut Vec<F>) {
-        rows.sort_by_key(Named::name);
-        rows.dedup_by_key(|row| row.name());
-        rows.retain(|row| {
-            let (segment, sequence) = row.name();
-            let known = self.known.get(&segment);
-            known.is_none_or(|known| !known.sequences.contains(&sequence))
-        });
+        // The names are sorted in the rows' place: those are large, and stand in any order.
+        let mut names: Vec<((Uuid, u32), usize)> = rows.iter().map(Named::name).zip(0..).collect();
+        names.sort_unstable();
+        let mut keep = vec![true; rows.len()];
+        let mut before = None;
+        for (name, place) in names {
+            let (segment, sequence) = name;
+            let stored = |known: &Known| known.sequences.contains(&sequence);
+            keep[place] = before != Some(name) && !self.known.get(&segment).is_some_and(stored);
+            before = Some(name);
+        }
+        let mut keep = keep.into_iter();
+        rows.retain(|_| keep.next().unwrap_or(true));
     }
 
     /// Forgets what was not met for longest, until no more than `max` ranges are known.

@@ -76,6 +76,8 @@ impl<F> Stored<F> for Repeatable {
 /// Batches rows of one table and writes them.
 pub(crate) struct Sink<F, S> {
     client: Client,
+    /// Whether ClickHouse has taken rows of this shape: their types were compared with the table's.
+    is_checked: bool,
     max_rows: usize,
     shutdown: CancellationToken,
     rows: Vec<F>,
@@ -99,6 +101,7 @@ where
     pub(crate) fn new((client, max_rows, shutdown): (Client, u32, CancellationToken)) -> Self {
         Self {
             client: client.with_setting("max_execution_time", QUERY_TIMEOUT_SECONDS),
+            is_checked: false,
             max_rows: max_rows as usize,
             shutdown,
             rows: Vec::new(),
@@ -177,8 +180,9 @@ where
     /// Inserts the first `count` rows.
     async fn insert(&mut self, count: usize) -> Result<(), Error> {
         let query = format!("{}{}", query_prefix::<F>(), Uuid::new_v4());
-        let insert = self
-            .client
+        // Comparing each value with its column's type costs as much as encoding it.
+        let client = self.client.clone().with_validation(!self.is_checked);
+        let insert = client
             .insert::<F>(F::TABLE)
             .await?
             .with_timeouts(Some(INSERT_TIMEOUT), Some(INSERT_TIMEOUT));
@@ -188,6 +192,7 @@ where
             insert.write(row).await?;
         }
         insert.end().await?;
+        self.is_checked = true;
         self.unheard.clear();
         Ok(())
     }

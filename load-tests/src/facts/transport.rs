@@ -14,6 +14,7 @@ use tributary_shared::events::{Topic, Topics};
 use tributary_shared::ids::new_uuid_v7;
 use tributary_shared::migrations;
 use tributary_shared::secrets::KeyRing;
+use uuid::Uuid;
 
 use super::Options;
 use super::generator::{TENANTS, message};
@@ -73,6 +74,8 @@ pub(crate) struct Place {
     http: Client,
     keys: KeyRing,
     made: u64,
+    /// Of the last round.
+    segments: Vec<Uuid>,
 }
 
 impl Place {
@@ -105,6 +108,7 @@ impl Place {
             http: Client::new(),
             keys,
             made: 0,
+            segments: Vec::new(),
         };
         place
             .ask(
@@ -164,15 +168,19 @@ impl Place {
     /// The last round's rows from memory.
     pub(crate) async fn direct(&mut self, options: &Options) -> Result<Run, Error> {
         self.ask("TRUNCATE TABLE clicks_direct", Vec::new()).await?;
-        let from = self.made - options.clicks;
         let mut batches = Vec::new();
-        for start in (from..self.made).step_by(usize::try_from(options.batch_rows).unwrap_or(1)) {
-            let rows = format!(
-                "SELECT * FROM clicks ORDER BY segment_id, segment_sequence LIMIT {} OFFSET {start} FORMAT RowBinary",
-                options.batch_rows.min(self.made - start),
-            );
-            batches.push(self.bytes(&rows).await?);
+        for segment in &self.segments {
+            let rows = usize::try_from(options.batch_rows).unwrap_or(1);
+            for from in (0..SEGMENT).step_by(rows) {
+                let rows = format!(
+                    "SELECT * FROM clicks WHERE segment_id = '{segment}' AND segment_sequence >= {from}
+                     AND segment_sequence < {} FORMAT RowBinary",
+                    from + options.batch_rows,
+                );
+                batches.push(self.bytes(&rows).await?);
+            }
         }
+        batches.retain(|batch| !batch.is_empty());
         let began = Instant::now();
         for batch in batches {
             self.ask("INSERT INTO clicks_direct FORMAT RowBinary", batch)
@@ -205,9 +213,11 @@ impl Place {
                 .map_err(failed)?;
         let topic = Topics::new(&self.addresses.kafka.kafka_topic_prefix).name(Topic::Clicks);
         let end = self.made + clicks;
+        self.segments.clear();
         while self.made < end {
             let now = Clock::system().now();
             let segment = new_uuid_v7(now);
+            self.segments.push(segment);
             let upto = (self.made + SEGMENT).min(end);
             let first = self.made;
             while self.made < upto {

@@ -377,3 +377,76 @@ async fn a_kafka_that_begins_anew_loses_nothing() {
     processor.stop().await;
     assert_eq!(stored(&world).await, (2, 2));
 }
+
+/// Clicks that were stored before their table got its present order and columns.
+#[tokio::test]
+async fn older_clicks_are_taken_into_the_new_table() {
+    let world = World::create().await;
+    let shop = world.shop("older").await;
+    let old = format!("{}_old", world.place.clickhouse.clickhouse_database);
+    let create = format!("CREATE DATABASE {old}");
+    world.facts.query(&create).execute().await.unwrap();
+    let facts = world.facts.clone().with_database(&old);
+    let apply = async |sql: &str| {
+        for statement in sql.split(";\n").filter(|s| !s.trim().is_empty()) {
+            let statement = statement.replace('?', "??");
+            facts.query(&statement).execute().await.unwrap();
+        }
+    };
+    apply(include_str!(
+        "../../../shared/migrations/clickhouse/0001_facts.sql"
+    ))
+    .await;
+    apply(include_str!(
+        "../../../shared/migrations/clickhouse/0002_clicks_once.sql"
+    ))
+    .await;
+    let click = click(&world, &shop);
+    facts
+        .query(
+            "INSERT INTO clicks (click_id, received_at, tenant_id, link_id, visitor_id, fingerprint, outcome)
+             VALUES (?, fromUnixTimestamp64Micro(?), 1, ?, '01901266-7678-7abc-8dee-0123456789ab', 'abcdefghijklmnop', 0),
+                    ('', fromUnixTimestamp64Micro(?), 0, 0, '00000000-0000-0000-0000-000000000000', '', 4)",
+        )
+        .bind(&click.click_id)
+        .bind(click.received_at_us)
+        .bind(click.link_id)
+        .bind(click.received_at_us)
+        .execute()
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        // Cut short and begun again.
+        apply(include_str!(
+            "../../../shared/migrations/clickhouse/0003_clicks_next.sql"
+        ))
+        .await;
+    }
+    for _ in 0..2 {
+        apply(include_str!(
+            "../../../shared/migrations/clickhouse/0004_clicks_drop.sql"
+        ))
+        .await;
+    }
+    for _ in 0..2 {
+        apply(include_str!(
+            "../../../shared/migrations/clickhouse/0005_clicks_rename.sql"
+        ))
+        .await;
+    }
+    let rows: Vec<(String, String, u8)> = facts
+        .query("SELECT click_id, lower(hex(visitor_id)), outcome FROM clicks ORDER BY outcome")
+        .fetch_all()
+        .await
+        .unwrap();
+    let row = |id: &str, visitor: &str, outcome| (id.to_owned(), visitor.to_owned(), outcome);
+    assert_eq!(
+        rows,
+        [
+            row(&click.click_id, "8dee0123456789ab", 0),
+            row("", "00", 4)
+        ]
+    );
+    let drop = format!("DROP DATABASE {old}");
+    world.facts.query(&drop).execute().await.unwrap();
+}
