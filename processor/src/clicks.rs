@@ -404,10 +404,12 @@ fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, 
     let located = enricher.places.locate(address);
     let is_bot = agent.verdict != Verdict::Person;
     let at_ms = received_at.timestamp_millis();
+    // Clicks of nobody, from nowhere or on an unknown link are no neighbours.
     let neighbours = Neighbours {
-        is_duplicate: !click.privacy_opt_out
+        is_duplicate: visitor_id != 0
+            && click.link_id != 0
             && (enricher.windows).is_duplicate(visitor_id, click.link_id, at_ms),
-        is_flood: !click.privacy_opt_out
+        is_flood: !address.is_unspecified()
             && (enricher.windows).is_flood((click.tenant_id, address, &click.user_agent), at_ms),
     };
     let signals = enrich::signals(&click, &located, neighbours);
@@ -652,6 +654,17 @@ mod tests {
         assert_eq!(signals, ["cookie_stuffing"]);
         assert_eq!(row.visitor_id, 0x0809_0a0b_0c0d_0e0f);
         assert_eq!(row.fingerprint, 0x1716_1514_1312_1110);
+    }
+
+    #[test]
+    fn clicks_of_nobody_are_no_repetitions_of_each_other() {
+        let nobody = |seconds: i64| Click {
+            received_at_us: AT_US + seconds * 1_000_000,
+            ..unresolved()
+        };
+        for seconds in 0..30 {
+            assert_eq!(stored(&nobody(seconds)).unwrap().signals, 0);
+        }
     }
 
     #[test]

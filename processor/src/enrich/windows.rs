@@ -2,8 +2,9 @@
 //!
 //! Counted by the clicks' own times, in memory: each processor sees the clicks of its own partitions, and
 //! begins anew when partitions move (they are read again, and would look like repetitions of themselves).
-//! So these two signals can be missing on a click, never be wrong about one. The fraud rules, which
-//! decide about money, ask the stored clicks instead.
+//! So these two signals can be missing on a click. What a journal sends again counts twice towards a flood,
+//! which can then be told too early. The fraud rules, which decide about money, are to ask the stored
+//! clicks instead.
 
 use std::mem;
 

@@ -11,12 +11,12 @@
 --   affiliate_id 1.67 -> 0.46, subs 0.9 -> 0.5) for a dearer time (1.2 -> 2.8). The newest clicks of a tenant
 --   are still found by reading an hour.
 -- * click_id is put together when it is asked for. Of its 36 bytes only 21 are new (click_random, click_tag):
---   the others are received_at, link_id and the key's number. As text it took 35, as bytes 28.6, in parts 21.
+--   the others are received_at, link_id and the key's number. As bytes it took 28.6, in parts 21.
 --   Those 21, and visitor and fingerprint, are noise: they are not compressed at all, which is quick.
 -- * visitor_id is the last 8 of its 16 bytes: no two visitors of a hundred million are likely to share
 --   them, and who can read this table can't take on a visitor's cookie. The same for the fingerprint.
 -- * One partition a month: an insert never spans two, so each is one block and stored whole or not at
---   all, and retention drops whole partitions where it can.
+--   all, and retention drops whole parts where it can.
 -- * keep_days is the tenant's retention, in each row: TTL can't ask another table.
 --
 -- The rollups are projections: ClickHouse writes them into the part that the clicks stand in, so they
