@@ -1,5 +1,6 @@
 //! The edge index: what PostgreSQL says is in Redis, whatever happens to either.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -488,11 +489,18 @@ async fn nothing_is_resurrected_by_rebuilds_and_dying_writers() {
         .await
         .unwrap();
     }
-    let until = Instant::now() + Duration::from_secs(4);
+    // Long enough for some of everything, and until both rebuilds were cut off.
+    let started = Instant::now();
+    let cut_off = [Cell::new(0), Cell::new(0)];
+    let goes_on = || {
+        let lasted = started.elapsed();
+        lasted < Duration::from_secs(4)
+            || lasted < Duration::from_secs(60) && cut_off.iter().any(|times| times.get() == 0)
+    };
     let change = async || {
         let pool = api.isolated.pool().unwrap();
         let mut changes = 0;
-        while Instant::now() < until {
+        while goes_on() {
             changes += 1;
             sqlx::query(
                 "WITH l AS (UPDATE links SET active = random() < 0.5, destination = 'https://a.example/' || $1::text
@@ -507,19 +515,20 @@ async fn nothing_is_resurrected_by_rebuilds_and_dying_writers() {
         }
         assert!(changes > 50, "only {changes} changes");
     };
-    let rebuild = async || {
+    let rebuild = async |cut_off: &Cell<u32>| {
         let pool = api.isolated.pool().unwrap();
         let index = edge_index(&api.isolated);
-        let mut cut_off = 0;
-        while Instant::now() < until {
-            cut_off += u32::from(sync(&pool, &index).await.is_err());
+        while goes_on() {
+            if sync(&pool, &index).await.is_err() {
+                cut_off.set(cut_off.get() + 1);
+            }
         }
-        assert!(cut_off > 0, "no rebuild was cut off");
+        assert!(cut_off.get() > 0, "no rebuild was cut off");
     };
     let kill = async || {
         // Some live long enough for a whole rebuild, some are cut off early.
         let lifetimes = (1..).map(|number| Duration::from_millis(number * 337 % 1500));
-        for lifetime in lifetimes.take_while(|_| Instant::now() < until) {
+        for lifetime in lifetimes.take_while(|_| goes_on()) {
             tokio::time::sleep(lifetime).await;
             sqlx::query(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks
@@ -533,7 +542,7 @@ async fn nothing_is_resurrected_by_rebuilds_and_dying_writers() {
     };
     let change_all = async || {
         let pool = api.isolated.pool().unwrap();
-        while Instant::now() < until {
+        while goes_on() {
             sqlx::query(
                 "WITH p AS (UPDATE programs SET window_seconds = window_seconds + 1 WHERE id = $1 RETURNING id)
                  INSERT INTO edge_outbox (kind, entity_id) SELECT 'program', id FROM p",
@@ -566,8 +575,8 @@ async fn nothing_is_resurrected_by_rebuilds_and_dying_writers() {
         change(),
         change(),
         change_all(),
-        rebuild(),
-        rebuild(),
+        rebuild(&cut_off[0]),
+        rebuild(&cut_off[1]),
         kill()
     );
     api.published().await;
