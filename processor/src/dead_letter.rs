@@ -2,7 +2,6 @@
 //! they stood, and acknowledged there before the reader moves on.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use rdkafka::Message as _;
@@ -16,9 +15,6 @@ use tributary_shared::events::{Topic, Topics};
 use tributary_shared::names;
 
 use crate::retry::{Stopped, until_done};
-
-/// How long Kafka may take to acknowledge one.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Parts of one message that wait for Kafka's acknowledgement at once.
 const MAX_IN_FLIGHT: usize = 256;
@@ -56,11 +52,11 @@ pub(crate) struct DeadLetters {
 }
 
 impl DeadLetters {
-    pub(crate) fn new(config: &KafkaConfig, topic: Topic) -> Result<Self, KafkaError> {
-        Ok(Self {
-            producer: kafka::prompt_producer(config, KAFKA_TIMEOUT).create()?,
+    pub(crate) fn new(producer: FutureProducer, config: &KafkaConfig, topic: Topic) -> Self {
+        Self {
+            producer,
             topic: Topics::new(&config.kafka_topic_prefix).dead_letter(topic),
-        })
+        }
     }
 
     /// Returns once Kafka holds all of it.

@@ -33,13 +33,14 @@ mod sink;
 mod tenants;
 mod unresolved;
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
+use rdkafka::producer::FutureProducer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tributary_shared::engines;
+use tributary_shared::engines::{self, kafka};
 use tributary_shared::events::Topic;
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
@@ -61,6 +62,9 @@ use crate::tenants::Tenants;
 
 /// Connections to PostgreSQL: one for each task that uses it, and one that listens.
 const POSTGRES_CONNECTIONS: u32 = 5;
+
+/// How long Kafka may take to acknowledge a message; less than PostgreSQL's patience with a transaction.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the processor stopped without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +132,23 @@ pub async fn run(
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),
     };
-    let relay = Relay::new(pool.clone(), &config.kafka)?;
-    let config = Arc::new(config);
+    // One for all: each has a thread that looks around even while nothing is sent.
+    let producer: FutureProducer = kafka::prompt_producer(&config.kafka, KAFKA_TIMEOUT).create()?;
+    let relay = Relay::new(pool.clone(), producer.clone(), &config.kafka);
+    let max_age = config.batch_age();
+    let reading = |topic: Topic| {
+        let group = config.group(topic.name());
+        Ok::<_, KafkaError>(Reading {
+            reader: Reader::new(&config.kafka, &group, topic, readiness.clone())?,
+            dead_letters: DeadLetters::new(producer.clone(), &config.kafka, topic),
+            max_age,
+            stop: stop.clone(),
+        })
+    };
     let mut tasks = JoinSet::new();
-    let setting = |topic| (Arc::clone(&config), topic, readiness.clone(), stop.clone());
-    tasks.spawn(consume(setting(Topic::Clicks), clicks));
-    tasks.spawn(consume(setting(Topic::Conversions), conversions));
-    tasks.spawn(consume(setting(Topic::Ledger), ledger_facts));
+    tasks.spawn(reading(Topic::Clicks)?.drive(clicks));
+    tasks.spawn(reading(Topic::Conversions)?.drive(conversions));
+    tasks.spawn(reading(Topic::Ledger)?.drive(ledger_facts));
     tasks.spawn(relay.run(stop.clone()));
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
@@ -150,16 +164,19 @@ pub async fn run(
     outcome
 }
 
-/// Drives one stage with its topic.
-async fn consume<S: Stage>(
-    (config, topic, readiness, stop): (Arc<Config>, Topic, Readiness, CancellationToken),
-    mut stage: S,
-) -> Result<(), RunError> {
-    let group = config.group(topic.name());
-    let reader = Reader::new(&config.kafka, &group, topic, readiness)?;
-    let dead_letters = DeadLetters::new(&config.kafka, topic)?;
-    reader
-        .drive(&mut stage, &dead_letters, config.batch_age(), &stop)
-        .await;
-    Ok(())
+/// One topic's reading end.
+struct Reading {
+    reader: Reader,
+    dead_letters: DeadLetters,
+    max_age: Duration,
+    stop: CancellationToken,
+}
+
+impl Reading {
+    async fn drive<S: Stage>(self, mut stage: S) -> Result<(), RunError> {
+        self.reader
+            .drive(&mut stage, &self.dead_letters, self.max_age, &self.stop)
+            .await;
+        Ok(())
+    }
 }

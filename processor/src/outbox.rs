@@ -19,8 +19,6 @@ use crate::retry::{Stopped, until_done};
 
 /// Rows that are sent together.
 const BATCH_ROWS: i64 = 1000;
-/// How long Kafka may take to acknowledge a batch; less than PostgreSQL's patience with a transaction.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the outbox is looked at without having been told to.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The PostgreSQL advisory lock of the one relay that works: "ledgrout" in ASCII.
@@ -42,12 +40,12 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(pool: PgPool, config: &KafkaConfig) -> Result<Self, KafkaError> {
-        Ok(Self {
+    pub(crate) fn new(pool: PgPool, producer: FutureProducer, config: &KafkaConfig) -> Self {
+        Self {
             pool,
-            producer: kafka::prompt_producer(config, KAFKA_TIMEOUT).create()?,
+            producer,
             topic: Topics::new(&config.kafka_topic_prefix).name(Topic::Ledger),
-        })
+        }
     }
 
     /// Works until `shutdown`.

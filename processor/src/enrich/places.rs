@@ -34,6 +34,7 @@ pub(crate) struct Places {
     networks: Option<Arc<GeoFile>>,
     data_centres: HashSet<u32>,
     remembered: Cache<Ipv6Addr, Arc<Located>>,
+    nowhere: Arc<Located>,
     /// The files' versions that what is remembered comes from.
     versions: (u64, u64),
 }
@@ -56,11 +57,15 @@ impl Places {
             networks: open(&config.network_file, "NETWORK_FILE")?,
             data_centres: numbers.collect(),
             remembered: Cache::new(REMEMBERED),
+            nowhere: Arc::default(),
             versions: (0, 0),
         })
     }
 
     pub(crate) fn locate(&mut self, address: Ipv6Addr) -> Arc<Located> {
+        if (self.cities.is_none() && self.networks.is_none()) || address.is_unspecified() {
+            return Arc::clone(&self.nowhere);
+        }
         let version = |file: &Option<Arc<GeoFile>>| file.as_ref().map_or(0, |f| f.reloads());
         let versions = (version(&self.cities), version(&self.networks));
         if self.versions != versions {

@@ -6,101 +6,126 @@
 //! which can then be told too early. The fraud rules, which decide about money, are to ask the stored
 //! clicks instead.
 
-use std::mem;
-
-use ahash::{HashMap, RandomState};
+use ahash::RandomState;
 
 /// A repetition comes within this time.
-const DUPLICATE_MS: i64 = 10_000;
+const DUPLICATE_MS: i32 = 10_000;
 /// Clicks of one address and agent within a minute that a person may make.
 const FLOOD_CLICKS: u32 = 20;
-const FLOOD_MS: i64 = 60_000;
-/// Entries of one table, two generations of each: about 100 MB all together.
-const MAX_ENTRIES: usize = 500_000;
+const FLOOD_MS: i32 = 60_000;
+/// Sets of one table, a cache line each: 16 MiB for 1.3 million entries.
+const SETS: usize = 1 << 18;
+const WAYS: usize = 5;
 
-/// A table that forgets what was not touched for long, in two generations.
-struct Recent<V> {
-    young: HashMap<u64, V>,
-    old: HashMap<u64, V>,
-    /// When the young generation began.
-    since_ms: i64,
-    span_ms: i64,
+/// When a key was met, and how often.
+#[derive(Debug, Clone, Copy, Default)]
+struct Met {
+    tag: u32,
+    /// Milliseconds, without the high bits.
+    at_ms: u32,
+    /// 0: nothing stands here.
+    times: u32,
 }
 
-impl<V: Copy + Default> Recent<V> {
-    fn new(span_ms: i64) -> Self {
+impl Met {
+    /// Time from this to `at_ms`; negative if that was before.
+    fn until(&self, at_ms: i64) -> i32 {
+        low(at_ms).wrapping_sub(self.at_ms).cast_signed()
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set([Met; WAYS]);
+
+/// A table of fixed size: one look costs one cache line, and of the keys of a line the one that was not
+/// met for longest is forgotten first.
+struct Recent {
+    hasher: RandomState,
+    sets: Box<[Set]>,
+}
+
+impl Recent {
+    fn new() -> Self {
         Self {
-            young: HashMap::default(),
-            old: HashMap::default(),
-            since_ms: 0,
-            span_ms,
+            hasher: RandomState::new(),
+            sets: vec![Set::default(); SETS].into_boxed_slice(),
         }
     }
 
-    /// The entry, which is the default when it is new.
-    fn entry(&mut self, key: u64, now_ms: i64) -> &mut V {
-        if now_ms - self.since_ms > self.span_ms || self.young.len() >= MAX_ENTRIES {
-            self.old = mem::take(&mut self.young);
-            self.since_ms = now_ms;
+    /// The key's entry, empty if it is not known.
+    fn entry(&mut self, key: impl std::hash::Hash, at_ms: i64) -> &mut Met {
+        let hash = self.hasher.hash_one(key);
+        let [a, b, c, d, place @ ..] = hash.to_be_bytes();
+        let tag = u32::from_be_bytes([a, b, c, d]);
+        let Set(ways) = &mut self.sets[u32::from_be_bytes(place) as usize % SETS];
+        let known = ways.iter().position(|met| met.times > 0 && met.tag == tag);
+        let oldest = || {
+            let idle = |(_, met): &(usize, &Met)| (met.times == 0, met.until(at_ms));
+            ways.iter().enumerate().max_by_key(idle)
+        };
+        let way = known.or_else(|| Some(oldest()?.0)).unwrap_or(0);
+        if known.is_none() {
+            ways[way] = Met {
+                tag,
+                ..Met::default()
+            };
         }
-        let old = &mut self.old;
-        self.young
-            .entry(key)
-            .or_insert_with(|| old.remove(&key).unwrap_or_default())
+        &mut ways[way]
     }
 
     fn clear(&mut self) {
-        self.young.clear();
-        self.old.clear();
+        self.sets.fill(Set::default());
     }
 }
 
-/// Clicks of one source, from a moment on.
-#[derive(Debug, Clone, Copy, Default)]
-struct Count {
-    from_ms: i64,
-    clicks: u32,
+/// The low bits of a time: differences of up to 24 days are right.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low bits are what is wanted"
+)]
+fn low(at_ms: i64) -> u32 {
+    at_ms.cast_unsigned() as u32
 }
 
 /// The last minutes.
 pub(crate) struct Windows {
-    hasher: RandomState,
-    /// When a visitor clicked a link last.
-    last: Recent<i64>,
-    sources: Recent<Count>,
+    /// A visitor's last click on a link.
+    last: Recent,
+    /// Clicks of one source, from a moment on.
+    sources: Recent,
 }
 
 impl Windows {
     pub(crate) fn new() -> Self {
         Self {
-            hasher: RandomState::new(),
-            last: Recent::new(DUPLICATE_MS),
-            sources: Recent::new(FLOOD_MS),
+            last: Recent::new(),
+            sources: Recent::new(),
         }
     }
 
     /// Whether `who` clicked `link` moments before `at_ms`.
     pub(crate) fn is_duplicate(&mut self, who: u64, link: u64, at_ms: i64) -> bool {
-        let key = self.hasher.hash_one((who, link));
-        let last = self.last.entry(key, at_ms);
-        let since = at_ms - *last;
-        *last = at_ms.max(*last);
+        let last = self.last.entry((who, link), at_ms);
+        let since = last.until(at_ms);
+        let is_known = last.times > 0;
+        if !is_known || since > 0 {
+            last.at_ms = low(at_ms);
+        }
+        last.times = 1;
         // The same moment is the same click, delivered twice.
-        (1..=DUPLICATE_MS).contains(&since)
+        is_known && (1..=DUPLICATE_MS).contains(&since)
     }
 
     /// Whether this source clicks more than a person would.
     pub(crate) fn is_flood(&mut self, source: impl std::hash::Hash, at_ms: i64) -> bool {
-        let key = self.hasher.hash_one(source);
-        let count = self.sources.entry(key, at_ms);
-        if (at_ms - count.from_ms).abs() > FLOOD_MS {
-            *count = Count {
-                from_ms: at_ms,
-                clicks: 0,
-            };
+        let source = self.sources.entry(source, at_ms);
+        if source.times == 0 || source.until(at_ms).saturating_abs() > FLOOD_MS {
+            source.at_ms = low(at_ms);
+            source.times = 0;
         }
-        count.clicks = count.clicks.saturating_add(1);
-        count.clicks > FLOOD_CLICKS
+        source.times = source.times.saturating_add(1);
+        source.times > FLOOD_CLICKS
     }
 
     pub(crate) fn clear(&mut self) {
@@ -142,16 +167,27 @@ mod tests {
         }
         assert!(windows.is_flood("a", at + 100));
         assert!(!windows.is_flood("b", at + 100));
-        assert!(!windows.is_flood("a", at + FLOOD_MS + 200), "a new minute");
+        assert!(
+            !windows.is_flood("a", at + i64::from(FLOOD_MS) + 200),
+            "a new minute"
+        );
     }
 
     #[test]
-    fn memory_has_a_bound() {
-        let mut recent = Recent::<i64>::new(DUPLICATE_MS);
-        for key in 0..3 * MAX_ENTRIES as u64 {
-            *recent.entry(key, 1) = 5;
+    fn of_too_many_the_latest_are_remembered() {
+        let mut windows = Windows::new();
+        let (many, at) = (4 * (SETS * WAYS) as u64, 1_763_000_000_000);
+        let mut told = |who: u64| windows.is_duplicate(who, 1, at + 1 + who.cast_signed() / 1000);
+        for who in 0..many {
+            assert!(!told(who), "{who}");
         }
-        assert!(recent.young.len() + recent.old.len() <= 2 * MAX_ENTRIES);
-        assert_eq!(*recent.entry(3 * MAX_ENTRIES as u64 - 1, 1), 5);
+        let later = |who: u64| (1, at + 2 + who.cast_signed() / 1000);
+        let mut again = |who: u64| {
+            let (link, at) = later(who);
+            windows.is_duplicate(who, link, at)
+        };
+        let lately = (many - 1000..many).filter(|who| again(*who)).count();
+        assert!(lately > 990, "{lately}");
+        assert!(!again(0));
     }
 }
