@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use chrono::{DateTime, Datelike as _, Utc};
 use clickhouse::Row;
 use prost::Message as _;
+use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use sqlx::PgPool;
@@ -32,8 +33,8 @@ use crate::unresolved::{self, Link};
 /// Longest text in a click; the redirector cuts earlier.
 const MAX_TEXT_BYTES: usize = 4096;
 
-/// A row of `clicks`: shared/migrations/clickhouse. The columns that were not on the click itself are
-/// `SmolStr`: most are short, and the others are shared with what is remembered.
+/// A row of `clicks`: shared/migrations/clickhouse. Texts are `SmolStr`: most are short, and most of the others
+/// are shared with what is remembered.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub(crate) struct ClickRow {
     #[serde(with = "clickhouse::serde::chrono::datetime64::millis")]
@@ -52,32 +53,32 @@ pub(crate) struct ClickRow {
     region: SmolStr,
     city: SmolStr,
     network: SmolStr,
-    user_agent: String,
+    user_agent: SmolStr,
     device: SmolStr,
     os: SmolStr,
     browser: SmolStr,
-    accept_language: String,
-    referrer: String,
+    accept_language: SmolStr,
+    referrer: SmolStr,
     referrer_domain: SmolStr,
     channel: SmolStr,
-    sub1: String,
-    sub2: String,
-    sub3: String,
-    sub4: String,
-    sub5: String,
-    utm_source: String,
-    utm_medium: String,
-    utm_campaign: String,
-    utm_term: String,
-    utm_content: String,
+    sub1: SmolStr,
+    sub2: SmolStr,
+    sub3: SmolStr,
+    sub4: SmolStr,
+    sub5: SmolStr,
+    utm_source: SmolStr,
+    utm_medium: SmolStr,
+    utm_campaign: SmolStr,
+    utm_term: SmolStr,
+    utm_content: SmolStr,
     is_bot: u8,
     bot_reason: SmolStr,
     signals: u16,
     privacy_opt_out: u8,
     outcome: u8,
     variant: u32,
-    code: String,
-    host: String,
+    code: SmolStr,
+    host: SmolStr,
     #[serde(with = "clickhouse::serde::uuid")]
     segment_id: Uuid,
     segment_sequence: u32,
@@ -109,7 +110,7 @@ impl Fact for ClickRow {
             &self.code,
             &self.host,
         ];
-        size_of::<Self>() + texts.map(String::len).iter().sum::<usize>()
+        size_of::<Self>() + texts.map(SmolStr::len).iter().sum::<usize>()
     }
 }
 
@@ -141,10 +142,10 @@ impl ClickRow {
         self.visitor_id = 0;
         self.fingerprint = 0;
         self.address = Ipv6Addr::UNSPECIFIED;
-        for text in [&mut self.region, &mut self.city, &mut self.network] {
-            *text = SmolStr::default();
-        }
         for text in [
+            &mut self.region,
+            &mut self.city,
+            &mut self.network,
             &mut self.user_agent,
             &mut self.accept_language,
             &mut self.referrer,
@@ -156,7 +157,7 @@ impl ClickRow {
             &mut self.utm_term,
             &mut self.utm_content,
         ] {
-            text.clear();
+            *text = SmolStr::default();
         }
     }
 
@@ -201,8 +202,8 @@ pub(crate) enum BadClick {
 /// `Clicks` with its clicks still encoded: one that can't be decoded does not take the others with it.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    clicks: Vec<Vec<u8>>,
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    clicks: Vec<Bytes>,
     #[prost(bytes = "vec", tag = "2")]
     segment_id: Vec<u8>,
     #[prost(uint32, tag = "3")]
@@ -210,7 +211,7 @@ struct Envelope {
 }
 
 /// A click's sequence, and its bytes.
-type Numbered = (u32, Vec<u8>);
+type Numbered = (u32, Bytes);
 
 /// Where a click stands: its name.
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +227,8 @@ pub(crate) struct Clicks {
     pub(crate) tenants: Tenants,
     pub(crate) pool: PgPool,
     pub(crate) shutdown: CancellationToken,
+    /// The click that is being read, for its texts' memory.
+    pub(crate) click: Click,
 }
 
 impl Stage for Clicks {
@@ -263,7 +266,8 @@ impl Stage for Clicks {
 
 impl Clicks {
     fn read(&mut self, click: &[u8], place: Place) -> Result<ClickRow, BadClick> {
-        row(decode(click)?, place, &mut self.enricher)
+        decode(click, &mut self.click)?;
+        row(&self.click, place, &mut self.enricher)
     }
 
     /// Leaves of the clicks what their tenants chose to keep.
@@ -305,6 +309,7 @@ impl Clicks {
 
 /// A message's segment, and its clicks with their sequences.
 fn open(payload: &[u8]) -> Result<(Uuid, Vec<Numbered>), BadMessage> {
+    let payload = Bytes::copy_from_slice(payload); // of which the clicks are parts
     let message = Envelope::decode(payload).map_err(|e| BadMessage::Encoding(e.to_string()))?;
     // All zeros is what rows have that are older than segments.
     let segment = Uuid::from_slice(&message.segment_id)
@@ -326,7 +331,7 @@ fn open(payload: &[u8]) -> Result<(Uuid, Vec<Numbered>), BadMessage> {
 }
 
 /// A click that can't be read, as a message of its own.
-fn dead(click: Vec<u8>, place: Place, bad: &BadClick) -> Unreadable {
+fn dead(click: Bytes, place: Place, bad: &BadClick) -> Unreadable {
     let message = Envelope {
         clicks: vec![click],
         segment_id: place.segment.as_bytes().to_vec(),
@@ -344,8 +349,12 @@ fn dead(click: Vec<u8>, place: Place, bad: &BadClick) -> Unreadable {
     }
 }
 
-fn decode(click: &[u8]) -> Result<Click, BadClick> {
-    let click = Click::decode(click).map_err(|e| BadClick::Encoding(e.to_string()))?;
+/// Reads a click in the place of another.
+fn decode(bytes: &[u8], click: &mut Click) -> Result<(), BadClick> {
+    click.clear();
+    click
+        .merge(bytes)
+        .map_err(|e| BadClick::Encoding(e.to_string()))?;
     if click.received_at_us == 0 {
         return Err(BadClick::Missing("received_at_us"));
     }
@@ -386,13 +395,13 @@ fn decode(click: &[u8]) -> Result<Click, BadClick> {
     {
         return Err(BadClick::OutOfBounds(name));
     }
-    Ok(click)
+    Ok(())
 }
 
-fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, BadClick> {
+fn row(click: &Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, BadClick> {
     let received_at =
         event_time(click.received_at_us).ok_or(BadClick::OutOfBounds("received_at_us"))?;
-    let token = token(&click, received_at)?;
+    let token = token(click, received_at)?;
     let address = address(&click.address)?;
     let visitor = sixteen(&click.visitor_id, "visitor_id")?;
     let fingerprint = sixteen(&click.fingerprint, "fingerprint")?;
@@ -412,10 +421,10 @@ fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, 
         is_flood: !address.is_unspecified()
             && (enricher.windows).is_flood((click.tenant_id, address, &click.user_agent), at_ms),
     };
-    let signals = enrich::signals(&click, &located, neighbours);
+    let signals = enrich::signals(click, &located, neighbours);
 
-    let mut subs = click.sub_ids.into_iter();
-    let mut sub = || subs.next().unwrap_or_default();
+    let mut subs = click.sub_ids.iter();
+    let mut sub = || subs.next().map(SmolStr::new).unwrap_or_default();
     let row = ClickRow {
         received_at,
         tenant_id: click.tenant_id,
@@ -432,12 +441,12 @@ fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, 
         region: located.region.clone(),
         city: located.city.clone(),
         network: located.network.clone(),
-        user_agent: click.user_agent,
+        user_agent: agent.user_agent.clone(),
         device: agent.device.clone(),
         os: agent.os.clone(),
         browser: agent.browser.clone(),
-        accept_language: click.accept_language,
-        referrer: click.referrer,
+        accept_language: SmolStr::new(&click.accept_language),
+        referrer: SmolStr::new(&click.referrer),
         referrer_domain: origin.domain,
         channel: SmolStr::new_static(origin.channel),
         sub1: sub(),
@@ -445,11 +454,11 @@ fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, 
         sub3: sub(),
         sub4: sub(),
         sub5: sub(),
-        utm_source: click.utm_source,
-        utm_medium: click.utm_medium,
-        utm_campaign: click.utm_campaign,
-        utm_term: click.utm_term,
-        utm_content: click.utm_content,
+        utm_source: SmolStr::new(&click.utm_source),
+        utm_medium: SmolStr::new(&click.utm_medium),
+        utm_campaign: SmolStr::new(&click.utm_campaign),
+        utm_term: SmolStr::new(&click.utm_term),
+        utm_content: SmolStr::new(&click.utm_content),
         is_bot: u8::from(is_bot),
         bot_reason: SmolStr::new_static(agent.verdict.reason()),
         signals,
@@ -457,8 +466,8 @@ fn row(click: Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow, 
         // One that this processor does not know yet is stored all the same.
         outcome: u8::try_from(click.outcome).map_err(|_| BadClick::OutOfBounds("outcome"))?,
         variant: click.variant,
-        code: click.code,
-        host: click.host,
+        code: SmolStr::new(&click.code),
+        host: SmolStr::new(&click.host),
         segment_id: place.segment,
         segment_sequence: place.sequence,
         keep_days: 0, // its tenant's, before it is written
@@ -553,9 +562,27 @@ mod tests {
         }
     }
 
+    fn read(bytes: &[u8]) -> Result<ClickRow, BadClick> {
+        let mut click = a_strange_click();
+        decode(bytes, &mut click)?;
+        ENRICHER.with_borrow_mut(|enricher| row(&click, PLACE, enricher))
+    }
+
+    /// Each click is read in the place of another, of which nothing may stay.
+    fn a_strange_click() -> Click {
+        Click {
+            referrer: "https://strange.example/".into(),
+            sub_ids: vec!["strange".into(); 5],
+            visitor_id: vec![9; 16],
+            utm_term: "strange".into(),
+            host: "strange.example".into(),
+            privacy_opt_out: true,
+            ..click()
+        }
+    }
+
     fn stored(click: &Click) -> Result<ClickRow, BadClick> {
-        let click = decode(&click.encode_to_vec())?;
-        ENRICHER.with_borrow_mut(|enricher| row(click, PLACE, enricher))
+        read(&click.encode_to_vec())
     }
 
     #[test]
@@ -612,7 +639,7 @@ mod tests {
             without(|c| c.outcome = -1),
             BadClick::OutOfBounds("outcome")
         );
-        assert_eq!(decode(b""), Err(BadClick::Missing("received_at_us")));
+        assert_eq!(read(b""), Err(BadClick::Missing("received_at_us")));
     }
 
     #[test]
@@ -728,7 +755,7 @@ mod tests {
 
     fn message(clicks: &[Vec<u8>], segment_id: &[u8], first_sequence: u32) -> Vec<u8> {
         Envelope {
-            clicks: clicks.to_vec(),
+            clicks: clicks.iter().cloned().map(Bytes::from).collect(),
             segment_id: segment_id.to_vec(),
             first_sequence,
         }
@@ -746,7 +773,7 @@ mod tests {
         assert_eq!(segment, PLACE.segment);
         let read: Vec<(u32, Click)> = clicks
             .into_iter()
-            .map(|(sequence, bytes)| (sequence, decode(&bytes).unwrap()))
+            .map(|(sequence, bytes)| (sequence, Click::decode(&*bytes).unwrap()))
             .collect();
         assert_eq!(read, [(3, click()), (4, unresolved())]);
     }
@@ -769,8 +796,8 @@ mod tests {
 
     #[test]
     fn a_dead_click_is_kept_as_it_came() {
-        let odd = b"\xff\xff".to_vec();
-        let bad = decode(&odd).unwrap_err();
+        let odd = Bytes::from_static(b"\xff\xff");
+        let bad = read(&odd).unwrap_err();
         let letter = dead(odd.clone(), PLACE, &bad);
         assert!(letter.reason.starts_with("not a Click: "), "{letter:?}");
         let part = letter.part.unwrap();
@@ -781,9 +808,7 @@ mod tests {
         #[test]
         fn no_message_is_too_odd(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = open(&payload);
-            let _ = decode(&payload).and_then(|click| {
-                ENRICHER.with_borrow_mut(|enricher| row(click, PLACE, enricher))
-            });
+            let _ = read(&payload);
         }
     }
 }

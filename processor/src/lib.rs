@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::engines::{self, kafka};
-use tributary_shared::events::Topic;
+use tributary_shared::events::{Click, Topic};
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
@@ -122,6 +122,7 @@ pub async fn run(
         tenants: Tenants::default(),
         pool: pool.clone(),
         shutdown: stop.clone(),
+        click: Click::default(),
     };
     let conversions = Conversions {
         pool: pool.clone(),

@@ -75,6 +75,8 @@ const SYSTEMS: [&str; 14] = [
 /// What a User-Agent says. Empty: it says nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Agent {
+    /// The text itself.
+    pub(crate) user_agent: SmolStr,
     pub(crate) verdict: Verdict,
     pub(crate) device: SmolStr,
     pub(crate) os: SmolStr,
@@ -107,7 +109,7 @@ pub(crate) struct Agents {
     bots: BotList,
     browsers: user_agent::Extractor<'static>,
     systems: os::Extractor<'static>,
-    remembered: Cache<String, Arc<Agent>>,
+    remembered: Cache<SmolStr, Arc<Agent>>,
 }
 
 impl Agents {
@@ -131,7 +133,7 @@ impl Agents {
         }
         let agent = Arc::new(self.look_up(user_agent));
         self.remembered
-            .insert(user_agent.to_owned(), Arc::clone(&agent));
+            .insert(agent.user_agent.clone(), Arc::clone(&agent));
         agent
     }
 
@@ -139,6 +141,7 @@ impl Agents {
         let verdict = self.bots.judge(user_agent);
         if user_agent.trim().is_empty() {
             return Agent {
+                user_agent: user_agent.into(),
                 verdict,
                 device: SmolStr::default(),
                 os: SmolStr::default(),
@@ -148,6 +151,7 @@ impl Agents {
         let browser = self.browsers.extract(user_agent);
         let system = self.systems.extract(user_agent);
         Agent {
+            user_agent: user_agent.into(),
             verdict,
             device: SmolStr::new_static(match machine(user_agent, None, None).device {
                 Some(Device::Desktop) => "desktop",
