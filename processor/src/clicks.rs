@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::consume::{Position, Stage};
 use crate::dead_letter::{Part, Unreadable};
-use crate::enrich::{self, Enricher, Neighbours};
+use crate::enrich::{self, Circumstances, Enricher};
 use crate::retry::{Retry, Stopped, until_done};
 use crate::segments::{Named, Segments};
 use crate::sink::{Fact, Sink};
@@ -410,18 +410,20 @@ fn row(click: &Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow,
 
     let agent = enricher.agents.read(&click.user_agent);
     let origin = enricher.referrers.read(&click.referrer, &click.utm_medium);
-    let located = enricher.places.locate(address);
+    let whereabouts = enricher.places.place(address);
+    let network = enricher.places.network(address);
     let is_bot = agent.verdict != Verdict::Person;
     let at_ms = received_at.timestamp_millis();
     // Clicks of nobody, from nowhere or on an unknown link are no neighbours.
-    let neighbours = Neighbours {
+    let circumstances = Circumstances {
         is_duplicate: visitor_id != 0
             && click.link_id != 0
             && (enricher.windows).is_duplicate(visitor_id, click.link_id, at_ms),
         is_flood: !address.is_unspecified()
             && (enricher.windows).is_flood((click.tenant_id, address, &click.user_agent), at_ms),
+        is_data_centre: network.is_data_centre,
     };
-    let signals = enrich::signals(click, &located, neighbours);
+    let signals = enrich::signals(click, circumstances);
 
     let mut subs = click.sub_ids.iter();
     let mut sub = || subs.next().map(SmolStr::new).unwrap_or_default();
@@ -437,10 +439,10 @@ fn row(click: &Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow,
         visitor_id,
         fingerprint,
         address,
-        country: located.country.clone(),
-        region: located.region.clone(),
-        city: located.city.clone(),
-        network: located.network.clone(),
+        country: whereabouts.country.clone(),
+        region: whereabouts.region.clone(),
+        city: whereabouts.city.clone(),
+        network: network.name.clone(),
         user_agent: agent.user_agent.clone(),
         device: agent.device.clone(),
         os: agent.os.clone(),

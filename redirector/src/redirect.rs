@@ -204,7 +204,12 @@ fn route<'l>(
         return Choice::plain(link);
     }
     let text = |value| std::str::from_utf8(value).unwrap_or_default();
-    let country = || edge.countries.as_ref()?.country(visitor.seen_at);
+    let country = || {
+        (edge
+            .countries
+            .as_ref()?
+            .read(visitor.seen_at, |entry| entry.country()))?
+    };
     let visit = Visit {
         now,
         // Without a name there is nothing to stick to: each click is drawn anew.

@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -43,6 +42,8 @@ type Version = (Option<SystemTime>, u64);
 struct Loaded {
     reader: Reader<Vec<u8>>,
     version: Version,
+    /// How often the file was replaced before.
+    reloads: u64,
 }
 
 /// How often a file is looked at: was it replaced?
@@ -59,11 +60,32 @@ pub struct Place {
     pub city: String,
 }
 
+/// Whose network an address belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Of the autonomous system.
+    pub number: u32,
+    /// May be empty.
+    pub owner: String,
+}
+
+/// Which entry of a file, in which of its states: many addresses share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryId {
+    reloads: u64,
+    offset: usize,
+}
+
+/// What a file says of an address.
+pub struct Entry<'f> {
+    id: EntryId,
+    record: LookupResult<'f, Vec<u8>>,
+}
+
 /// One file, asked by address. Threads may share one.
 pub struct GeoFile {
     path: PathBuf,
     loaded: RwLock<Loaded>,
-    reloads: AtomicU64,
 }
 
 impl GeoFile {
@@ -74,15 +96,9 @@ impl GeoFile {
     pub fn open(path: &Path) -> Result<Self, GeoError> {
         let version = version(path)?;
         Ok(Self {
-            loaded: RwLock::new(load(path, version)?),
+            loaded: RwLock::new(load(path, version, 0)?),
             path: path.to_owned(),
-            reloads: AtomicU64::new(0),
         })
-    }
-
-    /// How often the file was replaced since it was opened.
-    pub fn reloads(&self) -> u64 {
-        self.reloads.load(Ordering::Acquire)
     }
 
     /// Reads the file again if it was replaced; whether it was. Blocks on the disk, so not for a
@@ -92,20 +108,18 @@ impl GeoFile {
     /// When the new file can't be used: the old one stays in use, and the next call tries again.
     pub fn reload_if_changed(&self) -> Result<bool, GeoError> {
         let version = version(&self.path)?;
-        let known = self
-            .loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .version;
+        let (known, reloads) = {
+            let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+            (loaded.version, loaded.reloads)
+        };
         if version == known {
             return Ok(false);
         }
-        let new = load(&self.path, version)?;
+        let new = load(&self.path, version, reloads + 1)?;
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *loaded, new);
         drop(loaded); // so that nobody waits while the old file's memory is given back
         drop(old);
-        self.reloads.fetch_add(1, Ordering::Release);
         Ok(true)
     }
 
@@ -124,66 +138,90 @@ impl GeoFile {
         }
     }
 
-    /// The country (ISO 3166-1 alpha-2, upper case) of `address`; none when the file doesn't say.
-    pub fn country(&self, address: IpAddr) -> Option<[u8; 2]> {
+    /// What `read` makes of the file's entry for `address`; none when there is no entry.
+    pub fn read<T>(&self, address: IpAddr, read: impl FnOnce(&Entry<'_>) -> T) -> Option<T> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        country(&loaded.reader.lookup(address.to_canonical()).ok()?)
+        let record = loaded.reader.lookup(address.to_canonical()).ok()?;
+        let id = EntryId {
+            reloads: loaded.reloads,
+            offset: record.offset()?,
+        };
+        Some(read(&Entry { id, record }))
+    }
+}
+
+impl Entry<'_> {
+    #[must_use]
+    pub fn id(&self) -> EntryId {
+        self.id
     }
 
-    /// Country, region and city, as far as the file says.
-    pub fn place(&self, address: IpAddr) -> Place {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        let Ok(record) = loaded.reader.lookup(address.to_canonical()) else {
-            return Place::default();
+    /// ISO 3166-1 alpha-2, upper case; none when the entry doesn't say.
+    #[must_use]
+    pub fn country(&self) -> Option<[u8; 2]> {
+        let nested = self.record.decode_path(&path!["country", "iso_code"]);
+        let code: &str = match nested {
+            Ok(Some(code)) => code,
+            _ => self.record.decode_path(&path!["country_code"]).ok()??,
         };
-        let country = country(&record).map(|code| String::from_utf8_lossy(&code).into_owned());
-        let region = text(&record, &path!["subdivisions", 0, "names", "en"])
-            .or_else(|| text(&record, &path!["state1"]))
-            .or_else(|| text(&record, &path!["region"]));
-        let city =
-            text(&record, &path!["city", "names", "en"]).or_else(|| text(&record, &path!["city"]));
+        let code: [u8; 2] = code.as_bytes().try_into().ok()?;
+        code.iter()
+            .all(u8::is_ascii_alphabetic)
+            .then(|| code.map(|letter| letter.to_ascii_uppercase()))
+    }
+
+    /// Country, region and city, as far as the entry says.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let country = self.country();
+        let region = self
+            .text(&path!["subdivisions", 0, "names", "en"])
+            .or_else(|| self.text(&path!["state1"]))
+            .or_else(|| self.text(&path!["region"]));
+        let city = self
+            .text(&path!["city", "names", "en"])
+            .or_else(|| self.text(&path!["city"]));
         Place {
-            country: country.unwrap_or_default(),
+            country: country.map_or_else(String::new, |code| {
+                String::from_utf8_lossy(&code).into_owned()
+            }),
             region: region.unwrap_or_default(),
             city: city.unwrap_or_default(),
         }
     }
 
-    /// The number of the network (autonomous system), and its owner's name, which may be empty.
-    pub fn network(&self, address: IpAddr) -> Option<(u32, String)> {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        let record = loaded.reader.lookup(address.to_canonical()).ok()?;
-        let number = match record.decode_path(&path!["autonomous_system_number"]) {
+    /// Whose network it is; none when the entry doesn't say.
+    #[must_use]
+    pub fn network(&self) -> Option<Network> {
+        let number = self.record.decode_path(&path!["autonomous_system_number"]);
+        let number = match number {
             Ok(Some(number)) => number,
             // Some write it as text, with or without AS before it.
-            _ => text(&record, &path!["asn"])?
+            _ => self
+                .text(&path!["asn"])?
                 .trim_start_matches("AS")
                 .parse()
                 .ok()?,
         };
-        let owner = text(&record, &path!["autonomous_system_organization"])
-            .or_else(|| text(&record, &path!["as_name"]));
-        Some((number, owner.unwrap_or_default()))
+        let owner = self
+            .text(&path!["autonomous_system_organization"])
+            .or_else(|| self.text(&path!["as_name"]));
+        Some(Network {
+            number,
+            owner: owner.unwrap_or_default(),
+        })
+    }
+
+    fn text(&self, path: &[PathElement<'_>]) -> Option<String> {
+        let text: &str = self.record.decode_path(path).ok()??;
+        Some(text.chars().take(MAX_NAME_CHARACTERS).collect())
     }
 }
 
-type Record<'f> = LookupResult<'f, Vec<u8>>;
-
-fn country(record: &Record<'_>) -> Option<[u8; 2]> {
-    let nested = record.decode_path(&path!["country", "iso_code"]);
-    let code: &str = match nested {
-        Ok(Some(code)) => code,
-        _ => record.decode_path(&path!["country_code"]).ok()??,
-    };
-    let code: [u8; 2] = code.as_bytes().try_into().ok()?;
-    code.iter()
-        .all(u8::is_ascii_alphabetic)
-        .then(|| code.map(|letter| letter.to_ascii_uppercase()))
-}
-
-fn text(record: &Record<'_>, path: &[PathElement<'_>]) -> Option<String> {
-    let text: &str = record.decode_path(path).ok()??;
-    Some(text.chars().take(MAX_NAME_CHARACTERS).collect())
+impl fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Entry").field(&self.id).finish()
+    }
 }
 
 impl fmt::Debug for GeoFile {
@@ -205,7 +243,7 @@ fn version(path: &Path) -> Result<Version, GeoError> {
     Ok((file.modified().ok(), file.len()))
 }
 
-fn load(path: &Path, version: Version) -> Result<Loaded, GeoError> {
+fn load(path: &Path, version: Version, reloads: u64) -> Result<Loaded, GeoError> {
     let bytes = fs::read(path).map_err(|source| GeoError::Read {
         path: path.to_owned(),
         source,
@@ -214,7 +252,11 @@ fn load(path: &Path, version: Version) -> Result<Loaded, GeoError> {
         path: path.to_owned(),
         source: Box::new(source),
     })?;
-    Ok(Loaded { reader, version })
+    Ok(Loaded {
+        reader,
+        version,
+        reloads,
+    })
 }
 
 #[cfg(test)]
@@ -249,7 +291,7 @@ mod tests {
     }
 
     fn country(countries: &GeoFile, address: &str) -> Option<String> {
-        let code = countries.country(address.parse().unwrap())?;
+        let code = (countries.read(address.parse().unwrap(), |entry| entry.country()))??;
         Some(String::from_utf8(code.to_vec()).unwrap())
     }
 
@@ -281,7 +323,7 @@ mod tests {
                 country,
                 region,
                 city,
-            } = places.place(address.parse().unwrap());
+            } = (places.read(address.parse().unwrap(), |entry| entry.place())).unwrap_or_default();
             [country, region, city]
         };
         assert_eq!(place("203.0.113.9"), ["DE", "Bavaria", "Munich"]);
@@ -293,7 +335,10 @@ mod tests {
         assert_eq!(place("10.0.0.1"), ["", "", ""]);
         let file = File::new(include_bytes!("../tests/data/networks.mmdb"));
         let networks = GeoFile::open(&file.0).unwrap();
-        let network = |address: &str| networks.network(address.parse().unwrap());
+        let network = |address: &str| {
+            let network = (networks.read(address.parse().unwrap(), |entry| entry.network()))??;
+            Some((network.number, network.owner))
+        };
         assert_eq!(
             network("203.0.113.9"),
             Some((64496, "Example Telecom".to_owned()))
@@ -311,7 +356,11 @@ mod tests {
         let countries = GeoFile::open(&file.0).unwrap();
         assert!(!countries.reload_if_changed().unwrap());
         file.replace(FLAT);
+        let id = || countries.read("203.0.113.9".parse().unwrap(), |entry| entry.id());
+        let before = id();
+        assert!(before.is_some() && before == id());
         assert!(countries.reload_if_changed().unwrap());
+        assert_ne!(before, id());
         assert!(!countries.reload_if_changed().unwrap());
 
         file.replace(&NESTED[..NESTED.len() / 2]);

@@ -13,7 +13,7 @@ use tributary_shared::signals;
 
 pub(crate) use agents::Agents;
 pub use agents::AgentsError;
-pub(crate) use places::{Located, Places};
+pub(crate) use places::Places;
 pub(crate) use referrers::Referrers;
 pub(crate) use windows::Windows;
 
@@ -56,20 +56,21 @@ impl Enricher {
     }
 }
 
-/// A click's neighbours, as far as they are known.
+/// What is known of where a click came from and of its circumstances.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Neighbours {
+pub(crate) struct Circumstances {
     pub(crate) is_duplicate: bool,
     pub(crate) is_flood: bool,
+    pub(crate) is_data_centre: bool,
 }
 
 /// What speaks against a click, as the column's bits.
-pub(crate) fn signals(click: &Click, located: &Located, neighbours: Neighbours) -> u16 {
+pub(crate) fn signals(click: &Click, circumstances: Circumstances) -> u16 {
     let fetched = FetchDest::try_from(click.fetch_dest).unwrap_or(FetchDest::NotSaid);
     let found = [
-        (neighbours.is_duplicate, signals::DUPLICATE),
-        (neighbours.is_flood, signals::FLOODING),
-        (located.is_data_centre, signals::DATA_CENTRE),
+        (circumstances.is_duplicate, signals::DUPLICATE),
+        (circumstances.is_flood, signals::FLOODING),
+        (circumstances.is_data_centre, signals::DATA_CENTRE),
         (
             matches!(
                 fetched,

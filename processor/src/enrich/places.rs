@@ -1,108 +1,120 @@
-//! Where an address lies, and whose network it is, by the operator's files; remembered, because few
-//! addresses make most clicks.
+//! Where an address lies, and whose network it is, by the operator's files. Their entries are remembered as
+//! columns: addresses are many, but they share few entries.
 
-use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::net::Ipv6Addr;
+use std::path::Path;
 use std::sync::Arc;
 
 use ahash::HashSet;
-use quick_cache::sync::Cache;
+use quick_cache::unsync::Cache;
 use smol_str::{SmolStr, format_smolstr};
 use tokio_util::sync::CancellationToken;
-use tributary_shared::geo::{GeoError, GeoFile, Place};
+use tributary_shared::geo::{Entry, EntryId, GeoError, GeoFile};
 
 use crate::config::Config;
 
 const DATA_CENTRES: &str = include_str!("../../data/data_centres.tsv");
-/// Addresses that are remembered: about 20 MB. Forgotten when a file is replaced.
+/// Entries of one file that are remembered: about 20 MB. Those of a file that was replaced give way.
 const REMEMBERED: usize = 100_000;
 
-/// What the files say of an address. Empty: nothing.
+/// Where an address lies. Empty: not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Located {
+pub(crate) struct Place {
     pub(crate) country: SmolStr,
     pub(crate) region: SmolStr,
     pub(crate) city: SmolStr,
-    /// `AS64496 Name`.
-    pub(crate) network: SmolStr,
+}
+
+/// Whose network an address belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Network {
+    /// `AS64496 Name`; empty: not known.
+    pub(crate) name: SmolStr,
     pub(crate) is_data_centre: bool,
 }
 
-/// The files; without one, nothing is known.
+/// One of the operator's files; without one, nothing is known.
+struct File<T> {
+    file: Option<Arc<GeoFile>>,
+    remembered: Cache<EntryId, Arc<T>>,
+    nothing: Arc<T>,
+}
+
+impl<T: Default> File<T> {
+    /// Opens the file and keeps it current until `stop`.
+    fn open(
+        path: Option<&Path>,
+        setting: &'static str,
+        stop: &CancellationToken,
+    ) -> Result<Self, GeoError> {
+        let file = path.map(GeoFile::open).transpose()?.map(Arc::new);
+        if let Some(file) = &file {
+            let keep = Arc::clone(file).keep_current(setting);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(keep));
+        }
+        Ok(Self {
+            file,
+            remembered: Cache::new(REMEMBERED),
+            nothing: Arc::default(),
+        })
+    }
+
+    fn of(&mut self, address: Ipv6Addr, read: impl FnOnce(&Entry<'_>) -> T) -> Arc<T> {
+        let found = self.file.as_ref().and_then(|file| {
+            file.read(address.into(), |entry| {
+                if let Some(known) = self.remembered.get(&entry.id()) {
+                    return Arc::clone(known);
+                }
+                let new = Arc::new(read(entry));
+                self.remembered.insert(entry.id(), Arc::clone(&new));
+                new
+            })
+        });
+        found.unwrap_or_else(|| Arc::clone(&self.nothing))
+    }
+}
+
+/// The files.
 pub(crate) struct Places {
-    cities: Option<Arc<GeoFile>>,
-    networks: Option<Arc<GeoFile>>,
+    cities: File<Place>,
+    networks: File<Network>,
     data_centres: HashSet<u32>,
-    remembered: Cache<Ipv6Addr, Arc<Located>>,
-    nowhere: Arc<Located>,
-    /// The files' versions that what is remembered comes from.
-    versions: (u64, u64),
 }
 
 impl Places {
     /// Opens the files that are configured, and keeps them current until `stop`.
     pub(crate) fn open(config: &Config, stop: &CancellationToken) -> Result<Self, GeoError> {
-        let open = |path: &Option<PathBuf>, setting| -> Result<Option<Arc<GeoFile>>, GeoError> {
-            let Some(path) = path else { return Ok(None) };
-            let file = Arc::new(GeoFile::open(path)?);
-            let keep = Arc::clone(&file).keep_current(setting);
-            tokio::spawn(stop.clone().run_until_cancelled_owned(keep));
-            Ok(Some(file))
-        };
         let numbers = DATA_CENTRES
             .lines()
             .filter_map(|line| line.split_once('\t')?.0.parse().ok());
         Ok(Self {
-            cities: open(&config.city_file, "CITY_FILE")?,
-            networks: open(&config.network_file, "NETWORK_FILE")?,
+            cities: File::open(config.city_file.as_deref(), "CITY_FILE", stop)?,
+            networks: File::open(config.network_file.as_deref(), "NETWORK_FILE", stop)?,
             data_centres: numbers.collect(),
-            remembered: Cache::new(REMEMBERED),
-            nowhere: Arc::default(),
-            versions: (0, 0),
         })
     }
 
-    pub(crate) fn locate(&mut self, address: Ipv6Addr) -> Arc<Located> {
-        if (self.cities.is_none() && self.networks.is_none()) || address.is_unspecified() {
-            return Arc::clone(&self.nowhere);
-        }
-        let version = |file: &Option<Arc<GeoFile>>| file.as_ref().map_or(0, |f| f.reloads());
-        let versions = (version(&self.cities), version(&self.networks));
-        if self.versions != versions {
-            self.remembered.clear();
-            self.versions = versions;
-        }
-        if let Some(located) = self.remembered.get(&address) {
-            return located;
-        }
-        let located = Arc::new(self.look_up(IpAddr::V6(address)));
-        self.remembered.insert(address, Arc::clone(&located));
-        located
+    pub(crate) fn place(&mut self, address: Ipv6Addr) -> Arc<Place> {
+        self.cities.of(address, |entry| {
+            let place = entry.place();
+            Place {
+                country: place.country.into(),
+                region: place.region.into(),
+                city: place.city.into(),
+            }
+        })
     }
 
-    fn look_up(&self, address: IpAddr) -> Located {
-        let place = self.cities.as_ref().map(|file| file.place(address));
-        let Place {
-            country,
-            region,
-            city,
-        } = place.unwrap_or_default();
-        let network = self
-            .networks
-            .as_ref()
-            .and_then(|file| file.network(address));
-        let name = |(number, owner): &(u32, String)| match owner.as_str() {
-            "" => format_smolstr!("AS{number}"),
-            owner => format_smolstr!("AS{number} {owner}"),
-        };
-        Located {
-            country: country.into(),
-            region: region.into(),
-            city: city.into(),
-            is_data_centre: network
-                .as_ref()
-                .is_some_and(|(number, _)| self.data_centres.contains(number)),
-            network: network.as_ref().map(name).unwrap_or_default(),
-        }
+    pub(crate) fn network(&mut self, address: Ipv6Addr) -> Arc<Network> {
+        self.networks.of(address, |entry| {
+            let network = entry.network().map(|network| Network {
+                name: match network.owner.as_str() {
+                    "" => format_smolstr!("AS{}", network.number),
+                    owner => format_smolstr!("AS{} {owner}", network.number),
+                },
+                is_data_centre: self.data_centres.contains(&network.number),
+            });
+            network.unwrap_or_default()
+        })
     }
 }
