@@ -1,11 +1,12 @@
 //! The admin API as the demo tenant sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use reqwest::Client;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::Error;
 use crate::reckon::{Coin, Sums, percent};
@@ -133,6 +134,36 @@ impl Api {
         })
     }
 
+    /// The demo tenant's id.
+    pub(crate) async fn tenant(&self) -> Result<u64, Error> {
+        #[derive(Deserialize)]
+        struct Tenant {
+            id: u64,
+        }
+        Ok(self.get::<Tenant>("/v1/tenant").await?.id)
+    }
+
+    /// Asks, and takes any answer that is none of an error.
+    pub(crate) async fn ask(&self, path: &str) -> Result<(), Error> {
+        self.get::<IgnoredAny>(path).await.map(|_| ())
+    }
+
+    /// How long each of a list's first pages took.
+    pub(crate) async fn turn_pages(&self, path: &str, pages: u64) -> Result<Vec<Duration>, Error> {
+        let mut taken = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..pages {
+            let began = Instant::now();
+            let page: Page<IgnoredAny> = self.get(&format!("{path}{cursor}")).await?;
+            taken.push(began.elapsed());
+            match page.next_cursor {
+                Some(next) => cursor = following(&next),
+                None => break,
+            }
+        }
+        Ok(taken)
+    }
+
     /// All pages of a list.
     async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Error> {
         let mut items = Vec::new();
@@ -141,10 +172,7 @@ impl Api {
             let page: Page<T> = self.get(&format!("{path}limit={PAGE}{cursor}")).await?;
             items.extend(page.items);
             match page.next_cursor {
-                Some(next) => {
-                    let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
-                    cursor = format!("&cursor={next}");
-                }
+                Some(next) => cursor = following(&next),
                 None => return Ok(items),
             }
         }
@@ -173,6 +201,12 @@ impl Api {
             why: format!("{error}: {body}"),
         })
     }
+}
+
+/// Asks for the page after one.
+fn following(cursor: &str) -> String {
+    let cursor: String = form_urlencoded::byte_serialize(cursor.as_bytes()).collect();
+    format!("&cursor={cursor}")
 }
 
 fn unreadable(why: &str) -> Error {

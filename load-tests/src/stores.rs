@@ -13,6 +13,9 @@ use crate::run_file::RunFile;
 /// Click ids that one question names: some 100 KB, below ClickHouse's limit for a query.
 const IDS_PER_QUERY: usize = 2_000;
 
+/// How finely [`ClickHouse::by_moment`] tells moments apart.
+pub(crate) const BUCKET_MS: i64 = 10;
+
 /// A row of `clicks`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct StoredClick {
@@ -89,19 +92,14 @@ impl ClickHouse {
 
     /// How many rows have one of these click ids.
     pub(crate) async fn count(&self, ids: &[&str], since: DateTime<Utc>) -> Result<usize, Error> {
-        #[derive(Deserialize)]
-        struct Count {
-            n: usize,
-        }
         let mut sum = 0;
         for ids in ids.chunks(IDS_PER_QUERY) {
-            let counts: Vec<Count> = self
-                .rows(&format!(
+            sum += self
+                .number(&format!(
                     "SELECT count() AS n FROM clicks WHERE {}",
                     among(ids, since)
                 ))
                 .await?;
-            sum += counts.iter().map(|count| count.n).sum::<usize>();
         }
         Ok(sum)
     }
@@ -133,17 +131,64 @@ impl ClickHouse {
         run: &str,
         since: DateTime<Utc>,
     ) -> Result<usize, Error> {
+        self.number(&format!(
+            "SELECT count() AS n FROM clicks WHERE {} AND sub1 = '{run}'",
+            received(since)
+        ))
+        .await
+    }
+
+    /// How many rows carry a run's mark, by the moment of the click: [`BUCKET_MS`] since 1970.
+    pub(crate) async fn by_moment(
+        &self,
+        run: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<(i64, u64)>, Error> {
         #[derive(Deserialize)]
-        struct Count {
-            n: usize,
+        struct Moment {
+            bucket: i64,
+            n: u64,
         }
-        let counts: Vec<Count> = self
+        let moments: Vec<Moment> = self
             .rows(&format!(
-                "SELECT count() AS n FROM clicks WHERE {} AND sub1 = '{run}'",
+                "SELECT intDiv(toUnixTimestamp64Milli(received_at), {BUCKET_MS}) AS bucket, count() AS n FROM clicks \
+                 WHERE {} AND sub1 = '{run}' GROUP BY bucket",
                 received(since)
             ))
             .await?;
-        Ok(counts.iter().map(|count| count.n).sum())
+        Ok(moments.into_iter().map(|row| (row.bucket, row.n)).collect())
+    }
+
+    /// All clicks of a tenant.
+    pub(crate) async fn clicks_of(&self, tenant: u64) -> Result<usize, Error> {
+        self.number(&format!(
+            "SELECT count() AS n FROM clicks WHERE tenant_id = {tenant}"
+        ))
+        .await
+    }
+
+    /// Of all parts, with their rollups.
+    pub(crate) async fn bytes_per_click(&self) -> Result<usize, Error> {
+        self.number(
+            "SELECT intDiv(sum(bytes_on_disk), sum(rows)) AS n FROM system.parts \
+             WHERE active AND database = currentDatabase() AND table = 'clicks'",
+        )
+        .await
+    }
+
+    /// Merges that are under way.
+    pub(crate) async fn merges(&self) -> Result<usize, Error> {
+        self.number("SELECT count() AS n FROM system.merges WHERE database = currentDatabase()")
+            .await
+    }
+
+    async fn number(&self, query: &str) -> Result<usize, Error> {
+        #[derive(Deserialize)]
+        struct Number {
+            n: usize,
+        }
+        let numbers: Vec<Number> = self.rows(query).await?;
+        Ok(numbers.iter().map(|row| row.n).sum())
     }
 
     /// Each click id that carries a run's mark, and in how many rows it stands.
@@ -190,11 +235,23 @@ impl ClickHouse {
     }
 
     async fn rows<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Error> {
+        let body = self.execute(&format!("{query} FORMAT JSONEachRow")).await?;
+        body.lines()
+            .map(|line| {
+                serde_json::from_str(line).map_err(|error| Error::Unreadable {
+                    doing: "read ClickHouse's answer".to_owned(),
+                    why: format!("{error}: {line}"),
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) async fn execute(&self, query: &str) -> Result<String, Error> {
         let doing = || "ask ClickHouse".to_owned();
         let answer = self
             .client
             .post(&self.url)
-            .body(format!("{query} FORMAT JSONEachRow"))
+            .body(query.to_owned())
             .send()
             .await
             .map_err(Error::http(doing()))?;
@@ -207,14 +264,7 @@ impl ClickHouse {
                 body,
             });
         }
-        body.lines()
-            .map(|line| {
-                serde_json::from_str(line).map_err(|error| Error::Unreadable {
-                    doing: "read ClickHouse's answer".to_owned(),
-                    why: format!("{error}: {line}"),
-                })
-            })
-            .collect()
+        Ok(body)
     }
 }
 

@@ -18,6 +18,7 @@ use rdkafka::consumer::{
 };
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
+use rdkafka::statistics::Statistics;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
@@ -26,6 +27,7 @@ use tributary_shared::events::{Topic, Topics};
 use tributary_shared::telemetry::Readiness;
 
 use crate::dead_letter::{DeadLetters, Unreadable};
+use crate::lag::Lag;
 use crate::retry::Stopped;
 
 /// Pause after Kafka could not be read from.
@@ -61,9 +63,14 @@ struct Rebalances {
     count: Arc<AtomicU64>,
     topic: Topic,
     readiness: Readiness,
+    lag: Lag,
 }
 
-impl ClientContext for Rebalances {}
+impl ClientContext for Rebalances {
+    fn stats(&self, statistics: Statistics) {
+        self.lag.learn(&statistics);
+    }
+}
 
 impl ConsumerContext for Rebalances {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -89,6 +96,7 @@ pub(crate) struct Reader {
     consumer: Arc<StreamConsumer<Rebalances>>,
     topic: String,
     rebalances: Arc<AtomicU64>,
+    lag: Lag,
 }
 
 impl Reader {
@@ -99,10 +107,12 @@ impl Reader {
         readiness: Readiness,
     ) -> Result<Self, KafkaError> {
         let rebalances = Arc::new(AtomicU64::new(0));
+        let lag = Lag::new(topic);
         let context = Rebalances {
             count: Arc::clone(&rebalances),
             topic,
             readiness,
+            lag: lag.clone(),
         };
         let consumer: StreamConsumer<Rebalances> =
             kafka::consumer(config, group).create_with_context(context)?;
@@ -112,6 +122,7 @@ impl Reader {
             consumer: Arc::new(consumer),
             topic,
             rebalances,
+            lag,
         })
     }
 
@@ -149,6 +160,7 @@ impl Reader {
                     Ok(())
                 }
                 Turn::Received(Ok(message)) => {
+                    self.lag.took(&message);
                     match take(stage, &message, dead_letters, shutdown).await {
                         Ok(()) => progress.took(&message, max_age),
                         Err(Stopped) => break,

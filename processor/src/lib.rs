@@ -23,6 +23,7 @@ mod dead_letter;
 pub mod dead_letters_command;
 mod enrich;
 mod erase;
+mod lag;
 mod ledger;
 mod ledger_facts;
 mod outbox;

@@ -44,6 +44,10 @@ pub const TLS_CERTIFICATES_UNUSABLE: &str = "tributary_tls_certificates_unusable
 pub const FACTS_WRITTEN: &str = "tributary_facts_written_total";
 /// Processor: rows that were delivered again and skipped, by `table`.
 pub const FACTS_SKIPPED: &str = "tributary_facts_skipped_total";
+/// Processor: messages that wait in the partitions it reads, by `topic`; looked at every five seconds.
+pub const LAG_MESSAGES: &str = "tributary_lag_messages";
+/// Processor: how long the message that was read last had waited, in seconds, by `topic`.
+pub const LAG_SECONDS: &str = "tributary_lag_seconds";
 /// Processor: messages, or parts of one, sent to a dead-letter topic, by `topic`.
 pub const DEAD_LETTERS: &str = "tributary_dead_letters_total";
 /// Processor: conversions by `outcome` (an attribution, or duplicate).

@@ -1,5 +1,10 @@
 //! Clicks through the processor, and the same rows without it.
+//!
+//! In rounds, so that a machine that changes its pace changes both: clicks are put into Kafka, a processor is
+//! started and measured until they are stored; then the stored rows, encoded beforehand, are inserted
+//! into a table of the same schema by as many at once, and nothing else.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -16,9 +21,9 @@ use tributary_shared::migrations;
 use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
 
-use super::Options;
 use super::generator::{TENANTS, message};
 use crate::Error;
+use crate::peers::figures::{self, Unit};
 use crate::peers::process::{Process, cpu_time, free_address, memory_kib};
 
 const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
@@ -31,6 +36,62 @@ const STEP_US: i64 = 50;
 const STORED_WITHIN: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const FLUSH_WITHIN: Duration = Duration::from_secs(60);
+
+/// How much is measured.
+#[derive(Debug, Parser)]
+pub(super) struct Options {
+    /// Clicks of one round
+    #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    pub clicks: u64,
+    /// Rounds
+    #[arg(long, env, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub rounds: u64,
+    /// Rows that are written at once, by both
+    #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=500_000))]
+    pub batch_rows: u64,
+    /// The processor that is measured
+    #[arg(long, env, default_value = "target/release/processor")]
+    pub processor: PathBuf,
+}
+
+/// Measures and prints Markdown.
+///
+/// # Errors
+/// What kept it from being measured.
+pub(super) async fn run(options: &Options) -> Result<(), Error> {
+    let mut place = Place::prepare().await?;
+    let mut processed = Vec::new();
+    let mut direct = Vec::new();
+    for round in 0..options.rounds {
+        eprintln!("facts: round {} of {}", round + 1, options.rounds);
+        processed.push(place.processed(options).await?);
+        direct.push(place.direct(options).await?);
+    }
+    let rates = |runs: &[Run]| -> Vec<u64> { runs.iter().map(|run| run.rate()).collect() };
+    let per_cpu: Vec<u64> = processed.iter().map(Run::per_cpu_second).collect();
+    let memory: Vec<u64> = processed.iter().map(|run| run.memory_kib / 1024).collect();
+    let (through, straight) = (rates(&processed), rates(&direct));
+    figures::head();
+    figures::row("Kafka to ClickHouse, clicks/s", Unit::Count, &through);
+    figures::row("the same rows from memory, rows/s", Unit::Count, &straight);
+    figures::row(
+        "**the first to the second**",
+        Unit::Hundredths,
+        &figures::ratios(&through, &straight),
+    );
+    figures::row(
+        "clicks a second of processor CPU, all threads",
+        Unit::Count,
+        &per_cpu,
+    );
+    figures::row("processor, most memory, MiB", Unit::Count, &memory);
+    figures::row(
+        "bytes a click on disk",
+        Unit::Count,
+        &[place.bytes_per_click().await?],
+    );
+    Ok(())
+}
 
 /// Where the engines are, from the environment.
 #[derive(Debug, Parser)]
@@ -63,7 +124,7 @@ impl Run {
     }
 }
 
-fn per_second(count: u64, duration: Duration) -> u64 {
+pub(crate) fn per_second(count: u64, duration: Duration) -> u64 {
     let micros = duration.as_micros().max(1);
     u64::try_from(u128::from(count) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }

@@ -75,6 +75,8 @@ pub fn consumer(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "4000000")
         .set("queued.max.messages.kbytes", "65536")
+        // How much waits: processor/src/lag.rs.
+        .set("statistics.interval.ms", "5000")
         // What a processor that was killed holds is taken over after this long.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000");
