@@ -177,7 +177,7 @@ async fn ask(api: &Api, times: u64, end: DateTime<Utc>) -> Result<Vec<Answered>,
             let to = end - TimeDelta::days(1 + days.cast_signed());
             let from = to - TimeDelta::days(ASKED_DAYS.cast_signed());
             let path = format!(
-                "/v1/clicks?from={}&to={}{filter}&limit=50",
+                "/v1/analytics/clicks?from={}&to={}{filter}&limit=50",
                 from.format("%FT%TZ"),
                 to.format("%FT%TZ")
             );
