@@ -127,7 +127,7 @@ const STEPS: [Step; 14] = [
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Run(n) => write!(f, "{n} of processors"),
+            Self::Run(n) => write!(f, "processors: {n}"),
             Self::Strike(n, signal) => write!(f, "{signal} to processor {n}"),
         }
     }
@@ -143,8 +143,12 @@ enum Faults {
         /// How long the victim is kept from coming back.
         away: Option<Duration>,
     },
+    /// As [`STEPS`] say.
     Processors,
-    Rounds(Vec<Round>),
+    Rounds {
+        seed: u64,
+        rounds: Vec<Round>,
+    },
 }
 
 impl Drill {
@@ -170,20 +174,30 @@ impl Drill {
                 away: Some(Duration::from_secs(options.kafka_away_seconds)),
             },
             Self::Processors => Faults::Processors,
-            Self::Rounds => Faults::Rounds(rounds::plan(options.seed, options.rounds.into())),
+            Self::Rounds => Faults::Rounds {
+                seed: options.seed,
+                rounds: rounds::plan(options.seed, options.rounds.into()),
+            },
         }
     }
+}
 
-    fn name(self, options: &Options) -> String {
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RestartRedirector => "restart redirector".to_owned(),
-            Self::KafkaAway => "kafka away".to_owned(),
-            Self::Processors => "processors".to_owned(),
-            Self::Rounds => format!("{} rounds, seed {}", options.rounds, options.seed),
-            drill => match drill.faults(options) {
-                Faults::Same { name, .. } => format!("kill -9 {name}"),
-                Faults::Processors | Faults::Rounds(_) => String::new(),
-            },
+            Self::Same {
+                name,
+                away: Some(_),
+                ..
+            } => write!(f, "{name} away"),
+            Self::Same {
+                name,
+                signal: Signal::SIGKILL,
+                ..
+            } => write!(f, "kill -9 {name}"),
+            Self::Same { name, .. } => write!(f, "restart {name}"),
+            Self::Processors => f.write_str("processors"),
+            Self::Rounds { seed, rounds } => write!(f, "{} rounds, seed {seed}", rounds.len()),
         }
     }
 }
@@ -256,10 +270,10 @@ pub async fn run(options: Options) -> Result<bool, Error> {
     );
     let mut rows = Vec::new();
     for drill in drills {
-        let name = drill.name(&options);
-        eprintln!("drill: {name} ...");
-        let row = perform(drill, &options, &target, &clickhouse).await?;
-        eprintln!("drill: {name}: {}", verdict(row.holds()));
+        let faults = drill.faults(&options);
+        eprintln!("drill: {faults} ...");
+        let row = perform(&faults, &options, &target, &clickhouse).await?;
+        eprintln!("drill: {faults}: {}", verdict(row.holds()));
         rows.push(row);
     }
     print(&rows);
@@ -267,7 +281,7 @@ pub async fn run(options: Options) -> Result<bool, Error> {
 }
 
 async fn perform(
-    drill: Drill,
+    faults: &Faults,
     options: &Options,
     target: &Target,
     clickhouse: &ClickHouse,
@@ -275,7 +289,6 @@ async fn perform(
     let began = Clock::system().now();
     let since = began - SINCE_MARGIN;
     let mark = format!("drill-{}", began.timestamp_micros());
-    let faults = drill.faults(options);
     let mut field = Field::new(&options.run)?;
     let live = Arc::new(Live::default());
     let load = {
@@ -296,7 +309,7 @@ async fn perform(
         tokio::task::spawn_blocking(move || generate(&settings, &requests, &live))
     };
     // Whatever happens, the load ends before this returns.
-    let disturbed = disturb(&faults, &mut field, &live).await;
+    let disturbed = disturb(faults, &mut field, &live).await;
     live.stop.store(true, Ordering::Relaxed);
     let outcome = load
         .await
@@ -311,7 +324,7 @@ async fn perform(
     };
     let patience = Duration::from_secs(options.patience_seconds);
     Ok(Row {
-        name: drill.name(options),
+        name: faults.to_string(),
         clicks: oracle::settle(clickhouse, run, patience).await?,
         rollups: rollups::compare_all(clickhouse).await?,
         outcome,
@@ -342,7 +355,7 @@ async fn disturb(faults: &Faults, field: &mut Field, live: &Live) -> Result<Tall
                 report(&step, took, live);
             }
         }
-        Faults::Rounds(rounds) => {
+        Faults::Rounds { rounds, .. } => {
             for (n, round) in (1..).zip(rounds) {
                 println!("round {n}: {round}");
             }
@@ -604,15 +617,13 @@ mod tests {
         ]);
         let drills = [Drill::KafkaAway, Drill::KillRedirector, Drill::Rounds];
         assert_eq!(options.only, drills);
-        let names = drills.map(|drill| drill.name(&options));
+        let names = drills.map(|drill| drill.faults(&options).to_string());
         assert_eq!(
             names,
             ["kafka away", "kill -9 redirector", "3 rounds, seed 9"]
         );
-        let Faults::Rounds(rounds) = Drill::Rounds.faults(&options) else {
-            panic!("no rounds");
-        };
-        assert_eq!(rounds, rounds::plan(9, 3));
+        let restart = Drill::RestartRedirector.faults(&options);
+        assert_eq!(restart.to_string(), "restart redirector");
         assert!(Options::try_parse_from(["drill", "--rounds", "0"]).is_err());
     }
 

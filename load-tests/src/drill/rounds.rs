@@ -39,13 +39,13 @@ impl fmt::Display for Round {
         let victims: Vec<String> = self.victims.iter().map(Victim::to_string).collect();
         write!(
             f,
-            "{} of processors, {} ms, kill -9 {}",
+            "processors: {}; after {} ms kill -9 {}",
             self.processors,
             self.pause.as_millis(),
             victims.join(" and ")
         )?;
         if let (Some(again), Some(first)) = (self.again, self.victims.first()) {
-            write!(f, ", {first} again {} ms into its start", again.as_millis())?;
+            write!(f, "; {first} again {} ms into its start", again.as_millis())?;
         }
         Ok(())
     }
@@ -97,9 +97,9 @@ mod tests {
     }
 
     const FIRST_OF_SEED_1: [&str; 3] = [
-        "2 of processors, 3340 ms, kill -9 kafka",
-        "3 of processors, 7 ms, kill -9 kafka",
-        "1 of processors, 9 ms, kill -9 clickhouse and processor",
+        "processors: 2; after 3340 ms kill -9 kafka",
+        "processors: 3; after 7 ms kill -9 kafka",
+        "processors: 1; after 9 ms kill -9 clickhouse and processor",
     ];
 
     #[test]

@@ -34,18 +34,17 @@ pub struct Requests {
     tails: Vec<Vec<u8>>,
 }
 
-/// Shoppers who click in turn. The visitors, addresses, browsers and referrers are of different numbers, no two
-/// of which share a divisor with all others, so that they meet in many combinations.
+/// Visitors who click in turn, and the addresses that they share. Each agent meets each referrer.
 const SHOPPERS: usize = 1_001;
 const ADDRESSES: usize = 250;
 const AGENTS: [&str; 4] = [
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36",
+    BROWSER_HEADERS[0].1,
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
     "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0",
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
 ];
 const REFERRERS: [&str; 5] = [
-    "https://blog.example/the-ten-best-knives",
+    BROWSER_HEADERS[2].1,
     "https://www.google.com/",
     "https://www.facebook.com/",
     "https://forum.example/t/1",
