@@ -272,9 +272,17 @@ pub async fn run(options: Options) -> Result<bool, Error> {
     for drill in drills {
         let faults = drill.faults(&options);
         eprintln!("drill: {faults} ...");
-        let row = perform(&faults, &options, &target, &clickhouse).await?;
-        eprintln!("drill: {faults}: {}", verdict(row.holds()));
-        rows.push(row);
+        match perform(&faults, &options, &target, &clickhouse).await {
+            Ok(row) => {
+                eprintln!("drill: {faults}: {}", verdict(row.holds()));
+                rows.push(row);
+            }
+            Err(error) => {
+                // What was found before is not lost with it.
+                print(&rows);
+                return Err(error);
+            }
+        }
     }
     print(&rows);
     Ok(rows.iter().all(Row::holds))
