@@ -55,7 +55,10 @@ pub enum Error {
     NotUp { name: &'static str },
 
     #[error("{name} did not come back within {seconds} s; see logs/{name}.log in the data folder")]
-    NotBack { name: &'static str, seconds: u64 },
+    NotBack { name: String, seconds: u64 },
+
+    #[error("{name} did not end within {seconds} s; see logs/{name}.log in the data folder")]
+    NotEnded { name: String, seconds: u64 },
 
     #[error("PostgreSQL, {doing}: {source}")]
     Postgres {

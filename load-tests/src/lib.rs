@@ -20,7 +20,7 @@
 //! | `api`, `stores` | reading: the admin API; ClickHouse and PostgreSQL themselves |
 //! | `reckon` | money in whole minor units, sharing nothing with the product |
 //! | `check`, `report`, `progress` | the comparison, and what a person sees |
-//! | `target`, `oracle` | of load and drills: whom to ask; click ids answered against click ids stored |
+//! | `target`, `oracle`, `rollups` | of load and drills: whom to ask; click ids answered against click ids stored; rollups against clicks |
 
 mod access_log;
 mod agents;
@@ -40,6 +40,7 @@ mod plan;
 mod progress;
 mod reckon;
 mod report;
+mod rollups;
 mod run_file;
 mod shop;
 mod stores;

@@ -62,11 +62,14 @@ impl RunFile {
     }
 }
 
-/// The process ids of what is up at this moment, by name as in the file (`redirector`, `kafka`).
+/// The process ids of what is up at this moment, or on its way there, by name as in the file (`redirector`,
+/// `kafka`).
 #[derive(Debug, Deserialize)]
 pub(crate) struct Pids {
     services: BTreeMap<String, Process>,
     engines: BTreeMap<String, Process>,
+    #[serde(default)]
+    starting: BTreeMap<String, i32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +86,11 @@ impl Pids {
     pub(crate) fn of(&self, name: &str) -> Option<i32> {
         let process = self.services.get(name).or_else(|| self.engines.get(name));
         process?.pid
+    }
+
+    /// What was started and is not ready yet.
+    pub(crate) fn starting(&self, name: &str) -> Option<i32> {
+        self.starting.get(name).copied()
     }
 }
 

@@ -60,6 +60,50 @@ pub(crate) struct Facts {
     pub(crate) commissions: Vec<Commission>,
 }
 
+/// Has ClickHouse count rows, whatever is kept beside them.
+const ROWS_THEMSELVES: &str = "SETTINGS optimize_use_projections = 0";
+
+/// A click id, and in how many rows of one link it stands.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct TimesStored {
+    pub(crate) click_id: String,
+    pub(crate) link_id: i64,
+    pub(crate) n: usize,
+}
+
+/// How many clicks of one link were received in one minute, counted from 1970 on.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct LinkMinute {
+    pub(crate) link_id: i64,
+    pub(crate) minute: i64,
+    pub(crate) n: usize,
+}
+
+/// A rollup: a projection that groups.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Rollup {
+    pub(crate) name: String,
+    /// `SELECT keys, measures GROUP BY keys`.
+    query: String,
+}
+
+/// One row of a rollup: its keys and measures by name.
+pub(crate) type Figures = serde_json::Map<String, serde_json::Value>;
+
+impl Rollup {
+    /// Its query as one asks it of the clicks.
+    fn question(&self) -> Result<String, Error> {
+        let (select, keys) =
+            self.query
+                .rsplit_once(" GROUP BY ")
+                .ok_or_else(|| Error::Unreadable {
+                    doing: format!("read the rollup {}", self.name),
+                    why: format!("it does not group: {}", self.query),
+                })?;
+        Ok(format!("{select} FROM clicks GROUP BY {keys}"))
+    }
+}
+
 pub(crate) struct ClickHouse {
     client: Client,
     url: String,
@@ -191,24 +235,58 @@ impl ClickHouse {
         Ok(numbers.iter().map(|row| row.n).sum())
     }
 
-    /// Each click id that carries a run's mark, and in how many rows it stands.
+    /// Each click id that carries a run's mark: under which link it stands, and in how many rows.
     pub(crate) async fn times_stored(
         &self,
         run: &str,
         since: DateTime<Utc>,
-    ) -> Result<Vec<(String, usize)>, Error> {
-        #[derive(Deserialize)]
-        struct Times {
-            click_id: String,
-            n: usize,
-        }
-        let rows: Vec<Times> = self
-            .rows(&format!(
-                "SELECT click_id, count() AS n FROM clicks WHERE {} AND sub1 = '{run}' GROUP BY click_id",
-                received(since)
-            ))
-            .await?;
-        Ok(rows.into_iter().map(|row| (row.click_id, row.n)).collect())
+    ) -> Result<Vec<TimesStored>, Error> {
+        self.rows(&format!(
+            "SELECT click_id, link_id, count() AS n FROM clicks WHERE {} AND sub1 = '{run}' \
+             GROUP BY click_id, link_id {ROWS_THEMSELVES}",
+            received(since)
+        ))
+        .await
+    }
+
+    /// How many clicks that carry a run's mark ClickHouse counts, by link and minute.
+    pub(crate) async fn by_link_and_minute(
+        &self,
+        run: &str,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<LinkMinute>, Error> {
+        self.rows(&format!(
+            "SELECT link_id, intDiv(toUnixTimestamp(received_at), 60) AS minute, count() AS n FROM clicks \
+             WHERE {} AND sub1 = '{run}' GROUP BY link_id, minute {ROWS_THEMSELVES}",
+            received(since)
+        ))
+        .await
+    }
+
+    /// The rollups that stand beside the clicks, as the table itself describes them.
+    pub(crate) async fn rollups(&self) -> Result<Vec<Rollup>, Error> {
+        self.rows(
+            "SELECT name, query FROM system.projections \
+             WHERE database = currentDatabase() AND table = 'clicks' AND type = 'Aggregate' ORDER BY name",
+        )
+        .await
+    }
+
+    /// A rollup's own question, answered from its figures: an error if ClickHouse would not use them.
+    pub(crate) async fn rolled_up(&self, rollup: &Rollup) -> Result<Vec<Figures>, Error> {
+        let question = rollup.question()?;
+        let name = &rollup.name;
+        self.rows(&format!(
+            "{question} SETTINGS optimize_use_projections = 1, force_optimize_projection = 1, \
+             force_optimize_projection_name = '{name}'"
+        ))
+        .await
+    }
+
+    /// The same, counted from the clicks.
+    pub(crate) async fn counted(&self, rollup: &Rollup) -> Result<Vec<Figures>, Error> {
+        let question = rollup.question()?;
+        self.rows(&format!("{question} {ROWS_THEMSELVES}")).await
     }
 
     /// How many conversions and commissions of the run there are.
@@ -365,4 +443,23 @@ impl Ledger {
 
 fn prefix(run: &str) -> String {
     format!("{run}-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollup_is_asked_of_the_clicks() {
+        let rollup = |query: &str| Rollup {
+            name: "by_link".to_owned(),
+            query: query.to_owned(),
+        };
+        let question = rollup("SELECT link_id, count() GROUP BY link_id").question();
+        assert_eq!(
+            question.unwrap(),
+            "SELECT link_id, count() FROM clicks GROUP BY link_id"
+        );
+        assert!(rollup("SELECT a ORDER BY a").question().is_err());
+    }
 }

@@ -12,6 +12,8 @@ use crate::run_file::RunFile;
 pub struct Target {
     pub address: SocketAddr,
     pub codes: Vec<Box<str>>,
+    /// The links' ids, in the order of their codes.
+    pub links: Vec<i64>,
 }
 
 impl Target {
@@ -29,6 +31,7 @@ impl Target {
         Ok(Self {
             address: system.services.redirector.address()?,
             codes: links.iter().map(|link| code(&link.url)).collect(),
+            links: links.iter().map(|link| link.id).collect(),
         })
     }
 }

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -15,6 +16,7 @@ use crate::exec::exec;
 use crate::launch::{Wanted, serve};
 use crate::services::ServiceOptions;
 use crate::signals::Signals;
+use crate::supervisor::LONGEST_PAUSE_MS;
 
 /// Runs Tributary on one machine: engines and services as supervised child processes.
 #[derive(Debug, Parser)]
@@ -53,6 +55,10 @@ enum Task {
         /// With the services and the demo as well.
         #[arg(long)]
         services: bool,
+        /// The longest pause before something that died is started again, in milliseconds; the pauses grow
+        /// towards it.
+        #[arg(long, env = "LONGEST_RESTART_PAUSE_MS", default_value_t = LONGEST_PAUSE_MS)]
+        longest_restart_pause_ms: u64,
         #[command(flatten)]
         engines: EngineOptions,
         #[command(flatten)]
@@ -105,6 +111,7 @@ async fn perform(task: Task) -> Result<ExitCode, Error> {
             let wanted = Wanted {
                 engines,
                 services: Some(services),
+                longest_pause: Duration::from_millis(LONGEST_PAUSE_MS),
             };
             serve(&data, &wanted, &mut signals).await
         }
@@ -112,12 +119,14 @@ async fn perform(task: Task) -> Result<ExitCode, Error> {
             let wanted = Wanted {
                 engines,
                 services: None,
+                longest_pause: Duration::from_millis(LONGEST_PAUSE_MS),
             };
             serve(&data, &wanted, &mut signals).await
         }
         Task::Exec {
             data,
             services,
+            longest_restart_pause_ms,
             engines,
             service_options,
             command,
@@ -125,6 +134,7 @@ async fn perform(task: Task) -> Result<ExitCode, Error> {
             let wanted = Wanted {
                 engines,
                 services: services.then_some(service_options),
+                longest_pause: Duration::from_millis(longest_restart_pause_ms),
             };
             exec(&data, &wanted, &command, &mut signals).await
         }

@@ -94,6 +94,7 @@ impl Console {
 
     pub(crate) fn event(&self, name: &str, event: &Event) {
         match event {
+            Event::Started { .. } => {}
             Event::Ready { after, .. } => {
                 let ready = self.paint("32", "ready");
                 self.line(&format!("  {name:<12} {ready} after {}", seconds(*after)));

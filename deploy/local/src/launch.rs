@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::console::Console;
 use crate::data_dir::DataDir;
@@ -19,11 +20,14 @@ pub(crate) struct Wanted {
     pub(crate) engines: EngineOptions,
     /// `None`: the engines alone.
     pub(crate) services: Option<ServiceOptions>,
+    /// The longest pause before something that died is started again.
+    pub(crate) longest_pause: Duration,
 }
 
 impl Wanted {
     /// Starts it and waits until all is ready. May be dropped on the way: `system` knows what runs.
     pub(crate) async fn start_in(&self, system: &mut System) -> Result<(), Error> {
+        system.set_longest_pause(self.longest_pause);
         let secrets = Secrets::load_or_create(system.data())?;
         system.console().heading("Starting the engines");
         engines::start_in(system, &self.engines, &secrets).await?;

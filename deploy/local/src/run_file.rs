@@ -1,7 +1,7 @@
 //! `data/run.json`: every address and process id of what runs, for scripts.
 //!
-//! It holds what is up at this moment and is complete only when everything is ready. It is replaced
-//! as a whole at each change, is readable by its owner only (it holds the demo's password), and is
+//! It holds what is up at this moment, and the process ids of what is on its way there; it is complete
+//! only when everything is ready. It is replaced as a whole at each change, is readable by its owner only (it holds the demo's password), and is
 //! removed at a clean stop.
 
 use std::collections::BTreeMap;
@@ -76,6 +76,9 @@ pub(crate) struct Running {
     pub(crate) launcher_pid: u32,
     pub(crate) services: BTreeMap<String, Address>,
     pub(crate) engines: BTreeMap<String, Address>,
+    /// Process ids of what was started and is not ready yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) starting: BTreeMap<String, u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) demo: Option<DemoAccess>,
 }
@@ -108,6 +111,7 @@ impl RunFile {
                 launcher_pid: std::process::id(),
                 services: BTreeMap::new(),
                 engines: BTreeMap::new(),
+                starting: BTreeMap::new(),
                 demo: None,
             },
         };
@@ -124,7 +128,14 @@ impl RunFile {
         &self.content
     }
 
+    /// Notes what is not ready yet; `name` as in messages (`admin-api`).
+    pub(crate) fn starts(&mut self, name: &str, pid: u32) -> Result<(), Error> {
+        self.content.starting.insert(key(name), pid);
+        self.write()
+    }
+
     pub(crate) fn add(&mut self, entry: Entry) -> Result<(), Error> {
+        self.content.starting.remove(entry.key);
         let section = match entry.section {
             Section::Services => &mut self.content.services,
             Section::Engines => &mut self.content.engines,
@@ -135,7 +146,8 @@ impl RunFile {
 
     /// Takes out what is not up any more; `name` as in messages (`admin-api`).
     pub(crate) fn remove(&mut self, name: &str) -> Result<(), Error> {
-        let key = name.replace('-', "_");
+        let key = key(name);
+        self.content.starting.remove(&key);
         self.content.services.remove(&key);
         self.content.engines.remove(&key);
         self.write()
@@ -156,6 +168,11 @@ impl RunFile {
             .map_err(|why| Error::io("write run.json")(std::io::Error::other(why)))?;
         write_private(&self.path, &text)
     }
+}
+
+/// What is called `name` in messages, as the file has it.
+fn key(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 #[cfg(test)]
@@ -204,9 +221,16 @@ mod tests {
         file.remove("admin-api").unwrap();
         let read = RunFile::read(&data).unwrap();
         assert_eq!(read.address("admin_api", "url"), None);
+        file.starts("admin-api", 4).unwrap();
+        let read = RunFile::read(&data).unwrap();
+        assert_eq!(read.starting["admin_api"], 4);
         file.add(service("admin_api", 4, 8081)).unwrap();
         let read = RunFile::read(&data).unwrap();
         assert_eq!(read.services["admin_api"].pid, Some(4));
+        assert!(read.starting.is_empty());
+        file.starts("admin-api", 5).unwrap();
+        file.remove("admin-api").unwrap();
+        assert!(RunFile::read(&data).unwrap().starting.is_empty());
         file.delete().unwrap();
         assert!(RunFile::read(&data).is_none());
     }

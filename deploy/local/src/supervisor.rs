@@ -5,7 +5,7 @@
 //! - What it prints is appended to `logs/NAME.log`.
 //! - A first start that fails is tried a few times (a port may be lost to another program, a killed
 //!   predecessor may need a moment to let go of its files) and then is an error. Once it has been
-//!   healthy, it is restarted for ever, with growing pauses.
+//!   healthy, it is restarted for ever, with pauses that grow up to a limit.
 //! - Whoever wants it to stay away for a while, to see what the others make of it, locks the file
 //!   `hold/NAME` of the data folder: it is not restarted before the lock is gone.
 
@@ -38,6 +38,9 @@ const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PROBE_PAUSE: Duration = Duration::from_millis(300);
 /// The longest that one probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest pause before a child is restarted, in milliseconds, unless a person asks for another.
+pub(crate) const LONGEST_PAUSE_MS: u64 = 30_000;
 
 /// Where a child's restart can be held off, in the data folder; and how often that is looked at.
 const HOLD_FOLDER: &str = "hold";
@@ -91,6 +94,10 @@ pub(crate) trait Program: Debug + Send + Sync + 'static {
 /// What happened to a child, for the person and for `run.json`.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// It runs, and is not ready yet.
+    Started {
+        pid: u32,
+    },
     Ready {
         entry: Entry,
         after: Duration,
@@ -120,6 +127,8 @@ pub(crate) struct Context {
     pub(crate) observer: Arc<dyn Observer>,
     /// Ends all patience: children that are being stopped are killed.
     pub(crate) kill: CancellationToken,
+    /// The longest pause before a child is restarted.
+    pub(crate) longest_pause: Duration,
 }
 
 /// A child under supervision.
@@ -177,24 +186,27 @@ impl Child {
 #[derive(Debug)]
 struct BackOff {
     next: Duration,
+    longest: Duration,
 }
 
 impl BackOff {
     const FIRST: Duration = Duration::from_millis(500);
-    const LONGEST: Duration = Duration::from_secs(30);
     /// A child that ran this long had recovered.
     const RAN_WELL: Duration = Duration::from_secs(60);
 
-    const fn new() -> Self {
-        Self { next: Self::FIRST }
+    const fn new(longest: Duration) -> Self {
+        Self {
+            next: Self::FIRST,
+            longest,
+        }
     }
 
     fn after(&mut self, uptime: Duration) -> Duration {
         if uptime >= Self::RAN_WELL {
             self.next = Self::FIRST;
         }
-        let pause = self.next;
-        self.next = (pause * 2).min(Self::LONGEST);
+        let pause = self.next.min(self.longest);
+        self.next = (self.next * 2).min(self.longest);
         pause
     }
 }
@@ -214,7 +226,7 @@ async fn supervise(
     is_up: watch::Sender<bool>,
 ) -> Result<(), Error> {
     let name = program.name();
-    let mut back_off = BackOff::new();
+    let mut back_off = BackOff::new(context.longest_pause);
     let mut starts = 0;
     loop {
         starts += 1;
@@ -307,6 +319,7 @@ async fn live(
     // Taken out, because waiting for a process closes an input that it still holds.
     let input = process.stdin.take();
     let pid = process.id().unwrap_or_default();
+    context.observer.event(name, Event::Started { pid });
 
     let healthy = tokio::select! {
         status = process.wait() => return Ok(exited(describe(status))),
@@ -417,7 +430,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_limit_and_start_over_after_a_good_run() {
-        let mut back_off = BackOff::new();
+        let mut back_off = BackOff::new(Duration::from_millis(LONGEST_PAUSE_MS));
         let brief = Duration::from_secs(1);
         let pauses: Vec<u128> = (0..9).map(|_| back_off.after(brief).as_millis()).collect();
         assert_eq!(
@@ -426,6 +439,12 @@ mod tests {
         );
         assert_eq!(back_off.after(BackOff::RAN_WELL), BackOff::FIRST);
         assert_eq!(back_off.after(brief), BackOff::FIRST * 2);
+
+        let longest = Duration::from_millis(700);
+        let mut back_off = BackOff::new(longest);
+        let pauses: Vec<u128> = (0..3).map(|_| back_off.after(brief).as_millis()).collect();
+        assert_eq!(pauses, [500, 700, 700]);
+        assert_eq!(BackOff::new(Duration::ZERO).after(brief), Duration::ZERO);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Everything that one launcher runs: what was started, and how all of it stops in order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,7 @@ use crate::console::Console;
 use crate::data_dir::{DataDir, Lock};
 use crate::engines::Addresses;
 use crate::run_file::{DemoAccess, Entry, RunFile, Running};
-use crate::supervisor::{Child, Context, Event, Observer, Program};
+use crate::supervisor::{Child, Context, Event, LONGEST_PAUSE_MS, Observer, Program};
 
 /// First what takes clicks in, last what the others need while they finish.
 const STOP_ORDER: [&str; 7] = [
@@ -50,6 +51,7 @@ impl Observer for Outside {
     fn event(&self, name: &'static str, event: Event) {
         self.console.event(name, &event);
         let written = match event {
+            Event::Started { pid } => self.file().starts(name, pid),
             Event::Ready { entry, .. } => self.file().add(entry),
             Event::Exited { .. } | Event::Stopped { .. } | Event::Killed => {
                 self.file().remove(name)
@@ -74,6 +76,7 @@ impl System {
                 data,
                 observer: Arc::clone(&outside) as Arc<dyn Observer>,
                 kill: CancellationToken::new(),
+                longest_pause: Duration::from_millis(LONGEST_PAUSE_MS),
             },
             outside,
             children: Vec::new(),
@@ -87,6 +90,11 @@ impl System {
 
     pub(crate) fn console(&self) -> &Console {
         &self.outside.console
+    }
+
+    /// Of the children that are spawned from now on: how long the pause before a restart may become.
+    pub(crate) fn set_longest_pause(&mut self, longest: Duration) {
+        self.context.longest_pause = longest;
     }
 
     /// Cancel it to stop waiting for children that take their time to end.

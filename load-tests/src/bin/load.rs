@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tributary_load_tests::load::{
-    ClickId, Live, Outcome, Pace, Requests, Settings, generate, outcome,
+    Answered, Live, Outcome, Pace, Requests, Settings, generate, outcome,
 };
 use tributary_load_tests::{Error, Target};
 
@@ -70,6 +70,7 @@ async fn run(options: Options) -> Result<Outcome, Error> {
     let target = match options.address {
         Some(address) => Target {
             address,
+            links: Vec::new(),
             codes: Vec::new(),
         },
         None => Target::of_running(&options.run).await?,
@@ -97,7 +98,7 @@ async fn run(options: Options) -> Result<Outcome, Error> {
     let outcome = generate(&settings, &requests, &Live::default())?;
     print!("{}", outcome.table());
     if let Some(path) = &options.ids {
-        write(path, &lines(&outcome.click_ids))?;
+        write(path, &lines(&outcome.clicks))?;
     }
     if let Some(path) = &options.csv {
         let csv = format!("{}\n{}\n", outcome::CSV_HEADER, outcome.csv());
@@ -106,9 +107,10 @@ async fn run(options: Options) -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-fn lines(ids: &[ClickId]) -> Vec<u8> {
-    ids.iter()
-        .flat_map(|id| [id, &b"\n"[..]])
+fn lines(clicks: &[Answered]) -> Vec<u8> {
+    clicks
+        .iter()
+        .flat_map(|click| [&click.id, &b"\n"[..]])
         .flatten()
         .copied()
         .collect()

@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::response::{self, Answer};
-use super::{Live, Outcome, Pace, Requests, Settings};
+use super::{Answered, Live, Outcome, Pace, Requests, Settings};
 use crate::Error;
 
 /// The largest answer that is read.
@@ -63,6 +63,8 @@ struct Connection {
     stream: Option<TcpStream>,
     state: State,
     request: Vec<u8>,
+    /// Which code the request asks for.
+    code: u32,
     written: usize,
     answer: Vec<u8>,
     arrived: usize,
@@ -105,6 +107,7 @@ impl<'r> Engine<'r> {
             stream: None,
             state: State::Down { retry_at: started },
             request: Vec::with_capacity(1024),
+            code: 0,
             written: 0,
             answer: vec![0; MAX_ANSWER_BYTES],
             arrived: 0,
@@ -240,7 +243,7 @@ impl<'r> Engine<'r> {
                 return;
             };
             let connection = &mut self.connections[at];
-            self.requests.write(self.sent, &mut connection.request);
+            connection.code = self.requests.write(self.sent, &mut connection.request);
             connection.written = 0;
             connection.arrived = 0;
             connection.state = State::Busy {
@@ -328,7 +331,8 @@ impl<'r> Engine<'r> {
                 if let Some(id) = answer.click_id {
                     self.live.answered.fetch_add(1, Ordering::Relaxed);
                     if self.settings.keep_ids {
-                        self.outcome.click_ids.push(id);
+                        let code = self.connections[at].code;
+                        self.outcome.clicks.push(Answered { id, code });
                     }
                 }
                 if answer.closes {
@@ -561,7 +565,7 @@ mod tests {
         let outcome = generate(&settings, &requests(address), &Live::default()).unwrap();
         assert_eq!(outcome.sent, 200);
         assert_eq!(outcome.answered(), 200, "{outcome:?}");
-        assert_eq!(outcome.click_ids.len(), 200);
+        assert_eq!(outcome.clicks.len(), 200);
         assert!(outcome.is_clean());
         // Half of the run's requests were due within the stall: the slowest quarter waited for at
         // least half of it. A closed loop would have seen one slow request.
@@ -590,6 +594,8 @@ mod tests {
         let requests = Requests::once(codes, address);
         let outcome = generate(&settings, &requests, &Live::default()).unwrap();
         assert_eq!(outcome.answered(), 500);
+        let asked: Vec<u32> = outcome.clicks.iter().map(|click| click.code).collect();
+        assert_eq!(asked, (0..500).collect::<Vec<u32>>());
         assert!(outcome.took < Duration::from_secs(30));
     }
 

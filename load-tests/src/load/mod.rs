@@ -33,6 +33,14 @@ pub const CLICK_ID_CHARS: usize = 48;
 /// A click id as it was received: characters of base64url.
 pub type ClickId = [u8; CLICK_ID_CHARS];
 
+/// A 302 that arrived whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    pub id: ClickId,
+    /// The place, among the codes of the run, of the one that was asked for.
+    pub code: u32,
+}
+
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
@@ -53,7 +61,7 @@ pub struct Settings {
     pub duration: Option<Duration>,
     /// An answer that takes longer will not come.
     pub answer_within: Duration,
-    /// Whether the click ids are kept.
+    /// Whether the click ids are kept, and what was asked for.
     pub keep_ids: bool,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{ClickId, Pace};
+use super::{Answered, Pace};
 use crate::report::grouped;
 
 /// Latencies are told apart to a thousandth, up to ten minutes; longer ones count as that.
@@ -39,7 +39,7 @@ pub struct Outcome {
     pub closed: u64,
     /// Requests that were due and could not be sent in time.
     pub not_sent: u64,
-    pub click_ids: Vec<ClickId>,
+    pub clicks: Vec<Answered>,
     nanos: Option<Histogram<u64>>,
 }
 
@@ -57,7 +57,7 @@ impl Outcome {
             malformed: 0,
             closed: 0,
             not_sent: 0,
-            click_ids: Vec::new(),
+            clicks: Vec::new(),
             // The bounds are constants that it takes: there is always one.
             nanos: Histogram::new_with_bounds(1, LONGEST_NANOS, SIGNIFICANT_DIGITS).ok(),
         }

@@ -30,8 +30,26 @@ pub struct Requests {
     order: Vec<u32>,
     /// Whether the order begins anew at its end.
     again: bool,
-    tail: Vec<u8>,
+    /// What follows the code; requests take turns.
+    tails: Vec<Vec<u8>>,
 }
+
+/// Visitors who click in turn, and the addresses that they share. Each agent meets each referrer.
+const SHOPPERS: usize = 1_001;
+const ADDRESSES: usize = 250;
+const AGENTS: [&str; 4] = [
+    BROWSER_HEADERS[0].1,
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
+    "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0",
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+];
+const REFERRERS: [&str; 5] = [
+    BROWSER_HEADERS[2].1,
+    "https://www.google.com/",
+    "https://www.facebook.com/",
+    "https://forum.example/t/1",
+    "https://news.example/",
+];
 
 impl Requests {
     /// Draws among `codes`, the first the most popular, without end; the same for the same seed.
@@ -72,17 +90,32 @@ impl Requests {
         host: SocketAddr,
         query: &str,
     ) -> Self {
-        let mut tail = format!("{query} HTTP/1.1\r\nHost: {host}\r\n");
-        for (name, value) in BROWSER_HEADERS {
-            tail.extend([name, ": ", value, "\r\n"]);
-        }
-        tail.push_str("\r\n");
         Self {
             codes,
             order,
             again,
-            tail: tail.into_bytes(),
+            tails: vec![tail(host, query, &BROWSER_HEADERS)],
         }
+    }
+
+    /// The same requests, by many shoppers in turn instead of one: other visitors, addresses (believed of who is
+    /// trusted to forward), browsers and referrers.
+    #[must_use]
+    pub fn of_many(mut self, host: SocketAddr, query: &str) -> Self {
+        let shopper = |n: usize| {
+            let visitor = format!("aff_visitor=AZASNFZ4erwN7wEjR{n:04}w");
+            let address = format!("198.51.100.{}", n % ADDRESSES);
+            let headers = [
+                ("User-Agent", AGENTS[n % AGENTS.len()]),
+                ("Accept-Language", "en-US,en;q=0.8"),
+                ("Referer", REFERRERS[n % REFERRERS.len()]),
+                ("X-Forwarded-For", address.as_str()),
+                ("Cookie", visitor.as_str()),
+            ];
+            tail(host, query, &headers)
+        };
+        self.tails = (0..SHOPPERS).map(shopper).collect();
+        self
     }
 
     /// How many there are; none: without end.
@@ -91,20 +124,37 @@ impl Requests {
         (!self.again || len == 0).then_some(len)
     }
 
-    /// Replaces `out` by the n-th request. Nothing past the end.
-    pub(crate) fn write(&self, n: u64, out: &mut Vec<u8>) {
+    /// Replaces `out` by the n-th request, and says which code it asks for. Nothing past the end.
+    pub(crate) fn write(&self, n: u64, out: &mut Vec<u8>) -> u32 {
         out.clear();
         let len = u64::try_from(self.order.len()).unwrap_or(u64::MAX);
         let at = n.checked_rem(len).filter(|_| self.again || n < len);
-        let code = at
+        let place = at
             .and_then(|at| self.order.get(usize::try_from(at).ok()?))
-            .and_then(|code| self.codes.get(usize::try_from(*code).ok()?));
+            .copied()
+            .unwrap_or(u32::MAX);
+        let code = usize::try_from(place).ok().and_then(|n| self.codes.get(n));
         if let Some(code) = code {
             out.extend_from_slice(b"GET /r/");
             out.extend_from_slice(code.as_bytes());
-            out.extend_from_slice(&self.tail);
+            let turn = usize::try_from(n)
+                .unwrap_or(0)
+                .checked_rem(self.tails.len());
+            let tail = turn.and_then(|turn| self.tails.get(turn));
+            out.extend_from_slice(tail.map_or(&[], Vec::as_slice));
         }
+        place
     }
+}
+
+/// What follows a request's code.
+fn tail(host: SocketAddr, query: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut tail = format!("{query} HTTP/1.1\r\nHost: {host}\r\n");
+    for (name, value) in headers {
+        tail.extend([name, ": ", value, "\r\n"]);
+    }
+    tail.push_str("\r\n");
+    tail.into_bytes()
 }
 
 #[cfg(test)]
@@ -152,11 +202,36 @@ mod tests {
     }
 
     #[test]
+    fn many_shoppers_take_turns() {
+        let requests = Requests::zipf(codes(3), host(), "?sub1=x", 7).of_many(host(), "?sub1=x");
+        let text = |n| {
+            let mut out = Vec::new();
+            requests.write(n, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let line = |n, name: &str| {
+            let text = text(n);
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.to_owned()
+        };
+        assert!(text(5).contains("?sub1=x HTTP/1.1\r\n"), "{}", text(5));
+        assert!(text(5).ends_with("\r\n\r\n"));
+        for name in ["Cookie", "User-Agent", "Referer", "X-Forwarded-For"] {
+            assert_ne!(line(0, name), line(1, name));
+        }
+        let whole = u64::try_from(SHOPPERS).unwrap();
+        assert_eq!(line(2, "Cookie"), line(2 + whole, "Cookie"));
+        let visitors: std::collections::BTreeSet<String> =
+            (0..whole).map(|n| line(n, "Cookie")).collect();
+        assert_eq!(visitors.len(), SHOPPERS);
+    }
+
+    #[test]
     fn each_once_ends() {
         let requests = Requests::once(codes(3), host());
         assert_eq!(requests.len(), Some(3));
         let mut out = Vec::new();
-        requests.write(2, &mut out);
+        assert_eq!(requests.write(2, &mut out), 2);
         assert!(out.starts_with(b"GET /r/c2 HTTP"));
         requests.write(3, &mut out);
         assert!(out.is_empty());
