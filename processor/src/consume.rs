@@ -19,7 +19,7 @@ use rdkafka::consumer::{
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::engines::kafka;
@@ -30,6 +30,9 @@ use crate::dead_letter::{DeadLetters, Unreadable};
 use crate::lag::Lag;
 use crate::retry::Stopped;
 
+/// How long a stage may take for what it holds. Kafka gives the partitions of a reader that does not ask for
+/// longer to others (max.poll.interval.ms, in shared), who would store the same again beside it.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Pause after Kafka could not be read from.
 const READ_PAUSE: Duration = Duration::from_millis(100);
 
@@ -143,6 +146,7 @@ impl Reader {
                 () = progress.due() => Turn::Due,
                 received = self.consumer.recv() => Turn::Received(received),
             };
+            progress.asked = Instant::now();
             // Partitions move only while `recv` is polled, so from here to the next turn they stay.
             // What was taken before a move is the new owner's: it must not be written here any more.
             let now = self.rebalances.load(Ordering::SeqCst);
@@ -185,7 +189,15 @@ impl Reader {
         stage: &mut S,
         progress: &mut Progress,
     ) -> Result<(), Stopped> {
-        stage.finish().await?;
+        let Ok(finished) = timeout_at(progress.asked + PATIENCE, stage.finish()).await else {
+            tracing::warn!(
+                topic = self.topic,
+                "what was taken could not be finished; it is read again"
+            );
+            self.begin_again(stage, progress);
+            return Ok(());
+        };
+        finished?;
         let Some(offsets) = progress.offsets(&self.topic) else {
             return Ok(());
         };
@@ -195,6 +207,16 @@ impl Reader {
         }
         *progress = Progress::default();
         Ok(())
+    }
+
+    /// Leaves the group and joins it again: reading goes on behind what was finished.
+    fn begin_again<S: Stage>(&self, stage: &mut S, progress: &mut Progress) {
+        stage.forget();
+        *progress = Progress::default();
+        self.consumer.unsubscribe();
+        if let Err(error) = self.consumer.subscribe(&[&self.topic]) {
+            tracing::error!(%error, topic = self.topic, "cannot join the group again");
+        }
     }
 }
 
@@ -224,10 +246,21 @@ enum Turn<'m> {
 }
 
 /// What was taken since the last commit.
-#[derive(Default)]
 struct Progress {
     next: BTreeMap<i32, i64>,
     deadline: Option<Instant>,
+    /// When Kafka was asked last.
+    asked: Instant,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            next: BTreeMap::new(),
+            deadline: None,
+            asked: Instant::now(),
+        }
+    }
 }
 
 impl Progress {

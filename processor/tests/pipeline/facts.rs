@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome, Topic};
 use tributary_shared::ids::LinkId;
 
-use crate::support::{Shop, World, keys, message, wait_until};
+use crate::support::{CLICK_PARTITIONS, Shop, World, keys, message, wait_for, wait_until};
 
 pub(crate) fn click(world: &World, shop: &Shop) -> Click {
     let now = world.now();
@@ -201,6 +203,56 @@ async fn forward(mut near: TcpStream, mut far: TcpStream, swallow: Arc<AtomicU32
             },
         }
     }
+}
+
+/// A ClickHouse that is there only while the gate is open.
+async fn clickhouse_behind_a_gate(url: &str) -> (String, watch::Sender<bool>) {
+    let target = url.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let (gate, is_open) = watch::channel(true);
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(&target).await.unwrap();
+            let mut is_open = is_open.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = is_open.wait_for(|open| !open) => {}
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                }
+            });
+        }
+    });
+    (proxy, gate)
+}
+
+/// A processor waits for 45 s, and a group takes its time.
+const LETS_GO_WITHIN: Duration = Duration::from_secs(120);
+
+/// One that waits for ClickHouse lets go of its partitions before Kafka takes them from it.
+#[tokio::test]
+async fn a_processor_that_can_not_finish_makes_room_for_another() {
+    let world = World::create().await;
+    let shop = world.shop("room").await;
+    let url = &world.place.clickhouse.clickhouse_url;
+    let (proxy, gate) = clickhouse_behind_a_gate(url).await;
+    let stuck = world
+        .processor(|config| config.clickhouse.clickhouse_url = proxy)
+        .await;
+    world.publish_marks(&click(&world, &shop)).await;
+    let marks = u64::from(CLICK_PARTITIONS.unsigned_abs());
+    wait_until(async || stored(&world).await.0 == marks).await;
+    gate.send(false).unwrap();
+    publish_clicks(&world, &shop, 30).await;
+    let other = world.processor(|_| {}).await;
+    wait_for(LETS_GO_WITHIN, async || stored(&world).await.0 > marks).await;
+    gate.send(true).unwrap();
+    wait_until(async || stored(&world).await.1 == marks + 30).await;
+    for processor in [stuck, other] {
+        processor.stop().await;
+    }
+    assert_eq!(stored(&world).await, (marks + 30, marks + 30));
 }
 
 #[tokio::test]

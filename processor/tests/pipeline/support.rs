@@ -323,13 +323,18 @@ impl Processor {
 }
 
 /// Waits until `condition` holds; fails when it takes too long.
-pub(crate) async fn wait_until(mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn wait_until(condition: impl AsyncFnMut() -> bool) {
+    wait_for(PATIENCE, condition).await;
+}
+
+/// The same for what takes its time.
+pub(crate) async fn wait_for(patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
+    tokio::time::timeout(patience, waiting)
         .await
         .expect("it happens in time");
 }

@@ -79,7 +79,9 @@ pub fn consumer(config: &KafkaConfig, group: &str) -> ClientConfig {
         .set("statistics.interval.ms", "5000")
         // What a processor that was killed holds is taken over after this long.
         .set("session.timeout.ms", "6000")
-        .set("heartbeat.interval.ms", "2000");
+        .set("heartbeat.interval.ms", "2000")
+        // And what one holds that does not ask any more, after this long: processor/src/consume.rs.
+        .set("max.poll.interval.ms", "60000");
     client
 }
 
