@@ -54,7 +54,7 @@ use crate::conversions::Conversions;
 use crate::dead_letter::DeadLetters;
 use crate::enrich::Enricher;
 use crate::erase::Eraser;
-use crate::ledger_facts::LedgerFacts;
+use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
 use crate::sink::Sink;
 use crate::tenants::Tenants;
@@ -127,6 +127,10 @@ pub async fn run(
     let ledger_facts = LedgerFacts {
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),
+        erased: ErasedCustomers {
+            pool: pool.clone(),
+            shutdown: stop.clone(),
+        },
     };
     let relay = Relay::new(pool.clone(), &config.kafka)?;
     let config = Arc::new(config);
