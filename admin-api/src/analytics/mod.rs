@@ -7,6 +7,7 @@
 //! | `terms`, `buckets` | measures, dimensions, filters; the stretches of time |
 //! | `query` | `POST /v1/analytics/query`: measures × dimensions × filters × granularity |
 //! | `reports` | the named reports |
+//! | `customers` | cohorts, lifetime value |
 //! | `clicks` | single clicks; `live`: new ones as they come |
 //!
 //! Every question reads its tables through [`Facts::ask`], which puts the tenant and the period in
@@ -15,6 +16,7 @@
 
 mod buckets;
 pub(crate) mod clicks;
+pub(crate) mod customers;
 mod figures;
 pub(crate) mod live;
 pub(crate) mod query;
