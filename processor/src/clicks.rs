@@ -21,12 +21,12 @@ use tributary_shared::events::{Click, Outcome};
 use tributary_shared::links::is_code;
 use uuid::Uuid;
 
-use crate::consume::{Position, Stage};
+use crate::consume::Stage;
 use crate::dead_letter::{Part, Unreadable};
 use crate::enrich::{self, Circumstances, Enricher};
 use crate::retry::{Retry, Stopped, until_done};
 use crate::segments::{Named, Segments};
-use crate::sink::{Fact, Sink};
+use crate::sink::{Fact, Prepare, Sink};
 use crate::tenants::Tenants;
 use crate::unresolved::{self, Link};
 
@@ -232,7 +232,7 @@ pub(crate) struct Clicks {
 }
 
 impl Stage for Clicks {
-    async fn take(&mut self, payload: &[u8], _: Position) -> Result<Vec<Unreadable>, Stopped> {
+    async fn take(&mut self, payload: &[u8]) -> Result<Vec<Unreadable>, Stopped> {
         let (segment, clicks) = match open(payload) {
             Ok(message) => message,
             Err(bad) => return Ok(vec![Unreadable::message(bad)]),
@@ -254,8 +254,12 @@ impl Stage for Clicks {
 
     async fn finish(&mut self) -> Result<(), Stopped> {
         self.resolve().await?;
-        self.keep().await?;
-        self.sink.write().await
+        let mut keeper = Keeper {
+            tenants: &mut self.tenants,
+            pool: &self.pool,
+            shutdown: &self.shutdown,
+        };
+        self.sink.write(&mut keeper).await
     }
 
     fn forget(&mut self) {
@@ -264,28 +268,32 @@ impl Stage for Clicks {
     }
 }
 
+/// Leaves of clicks what their tenants chose to keep.
+struct Keeper<'c> {
+    tenants: &'c mut Tenants,
+    pool: &'c PgPool,
+    shutdown: &'c CancellationToken,
+}
+
+impl Prepare<ClickRow> for Keeper<'_> {
+    async fn prepare(&mut self, rows: &mut [ClickRow]) -> Result<(), Stopped> {
+        if self.tenants.is_old(rows.iter().map(|row| row.tenant_id)) {
+            let mut retry = Retry::new("postgres", self.shutdown);
+            while let Err(error) = self.tenants.read(self.pool).await {
+                retry.after(error).await?;
+            }
+        }
+        for row in rows {
+            row.keep(self.tenants);
+        }
+        Ok(())
+    }
+}
+
 impl Clicks {
     fn read(&mut self, click: &[u8], place: Place) -> Result<ClickRow, BadClick> {
         decode(click, &mut self.click)?;
         row(&self.click, place, &mut self.enricher)
-    }
-
-    /// Leaves of the clicks what their tenants chose to keep.
-    async fn keep(&mut self) -> Result<(), Stopped> {
-        let of_rows = |row: &ClickRow| row.tenant_id;
-        if self
-            .tenants
-            .is_old(self.sink.rows_mut().iter().map(of_rows))
-        {
-            let mut retry = Retry::new("postgres", &self.shutdown);
-            while let Err(error) = self.tenants.read(&self.pool).await {
-                retry.after(error).await?;
-            }
-        }
-        for row in self.sink.rows_mut() {
-            row.keep(&self.tenants);
-        }
-        Ok(())
     }
 
     /// Finds the links of those that have none yet. A code that PostgreSQL does not know is nobody's.

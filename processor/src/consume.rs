@@ -36,17 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// Pause after Kafka could not be read from.
 const READ_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where a message stands in its topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
-}
-
 /// Does something with each message of a topic.
 pub(crate) trait Stage {
     /// Takes one message; may keep it until [`Stage::finish`]. Returns what of it can never be read.
-    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped>;
+    async fn take(&mut self, payload: &[u8]) -> Result<Vec<Unreadable>, Stopped>;
 
     /// Whether enough is held that it should be finished now.
     fn is_full(&self) -> bool {
@@ -227,13 +220,7 @@ async fn take<S: Stage>(
     dead_letters: &DeadLetters,
     shutdown: &CancellationToken,
 ) -> Result<(), Stopped> {
-    let at = Position {
-        partition: message.partition(),
-        offset: message.offset(),
-    };
-    let unreadable = stage
-        .take(message.payload().unwrap_or_default(), at)
-        .await?;
+    let unreadable = stage.take(message.payload().unwrap_or_default()).await?;
     dead_letters.keep(message, unreadable, shutdown).await
 }
 

@@ -5,6 +5,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::click_token::{self, Click};
 use tributary_shared::clock::event_time;
+use tributary_shared::customers::CustomerHash;
 use tributary_shared::events::Conversion;
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
@@ -13,7 +14,7 @@ use tributary_shared::orders::{is_event, is_order_id};
 use tributary_shared::secrets::KeyRing;
 
 use crate::attribute::{Touchpoint, Unattributed, last_click};
-use crate::consume::{Position, Stage};
+use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
 use crate::ledger::{self, Decision, Order};
 use crate::price::price;
@@ -43,7 +44,7 @@ pub(crate) struct Conversions {
 }
 
 impl Stage for Conversions {
-    async fn take(&mut self, payload: &[u8], _: Position) -> Result<Vec<Unreadable>, Stopped> {
+    async fn take(&mut self, payload: &[u8]) -> Result<Vec<Unreadable>, Stopped> {
         let order = match decode(payload) {
             Ok(order) => order,
             Err(bad) => return Ok(vec![Unreadable::message(bad)]),
@@ -142,6 +143,12 @@ fn decode(payload: &[u8]) -> Result<Order, BadConversion> {
     if event.click_id.len() > MAX_CLICK_ID_BYTES || event.click_id.contains('\0') {
         return Err(BadConversion::Field("click_id"));
     }
+    let customer_id = match event.customer_id.as_slice() {
+        [] => None,
+        hash => {
+            Some(CustomerHash::try_from(hash).map_err(|_| BadConversion::Field("customer_id"))?)
+        }
+    };
     let accepted_at =
         event_time(event.accepted_at_us).ok_or(BadConversion::Field("accepted_at_us"))?;
     Ok(Order {
@@ -152,6 +159,8 @@ fn decode(payload: &[u8]) -> Result<Order, BadConversion> {
         order_id: event.order_id,
         event: event.event,
         click_id: event.click_id,
+        customer_id,
+        new_customer: event.new_customer,
         accepted_at,
     })
 }
@@ -212,6 +221,10 @@ mod tests {
         assert_eq!(
             changed(|c| c.click_id = "x".repeat(300)),
             BadConversion::Field("click_id")
+        );
+        assert_eq!(
+            changed(|c| c.customer_id = vec![1; 15]),
+            BadConversion::Field("customer_id")
         );
         assert_eq!(
             changed(|c| c.amount = "-1".into()),

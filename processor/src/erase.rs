@@ -1,11 +1,15 @@
-//! Erases visitors from the facts, and applies a changed retention to clicks that are stored already.
+//! Erases visitors and customers, and applies a changed retention to clicks that are stored already.
 //!
 //! An erased visitor's clicks stay as clicks, so that every count stays as it was, and nothing of the
 //! person does. Removing them would also let a journal that repeats itself store them again. What
 //! arrives later is made so before it is stored (`tenants`); an erasure is therefore carried out only
 //! once every processor knows of it.
 //!
-//! Both can be repeated: a crash in between costs that work only. ClickHouse rewrites the parts that hold
+//! An erased customer's conversions stay as well, with their money, as nobody's. The visitors whose clicks led to
+//! them are erased with him, as far as the clicks are stored by then. Later conversions of his are recorded without
+//! him (`ledger`), and what the ledger recorded before is stored so (`ledger_facts`).
+//!
+//! All can be repeated: a crash in between costs that work only. ClickHouse rewrites the parts that hold
 //! such clicks with their rollups, one visit for all that is open.
 
 use std::collections::BTreeMap;
@@ -14,6 +18,8 @@ use std::time::Duration;
 use clickhouse::Client;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use tributary_shared::click_token;
+use tributary_shared::customers::CustomerHash;
 
 use crate::RunError;
 use crate::retry::until_done;
@@ -23,17 +29,33 @@ use crate::tenants;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Erasures that are carried out at once.
 const AT_ONCE: i64 = 1000;
+/// Clicks whose visitors are asked for at once.
+const CLICKS_AT_ONCE: usize = 1000;
 
 /// What stays of a click whose visitor was erased. The same as `ClickRow::erase`.
 const ERASE: &str = "ALTER TABLE clicks UPDATE visitor_id = 0, fingerprint = 0, address = toIPv6('::'), region = '', city = '',
     network = '', user_agent = '', accept_language = '', referrer = '', sub1 = '', sub2 = '', sub3 = '', sub4 = '', sub5 = '',
     utm_term = '', utm_content = ''
     WHERE tenant_id = ? AND visitor_id IN ?";
+const ERASE_CUSTOMERS: &str = "ALTER TABLE conversions UPDATE customer_id = toFixedString('', 16)
+    WHERE tenant_id = ? AND lower(hex(customer_id)) IN ?";
+/// Who made these clicks; their times spare reading all clicks.
+const VISITORS: &str = "SELECT DISTINCT visitor_id FROM clicks
+    WHERE tenant_id = ? AND received_at IN (SELECT fromUnixTimestamp64Milli(arrayJoin(?), 'UTC')) AND click_id IN ? AND visitor_id != 0";
 const KEEP: &str = "ALTER TABLE clicks UPDATE keep_days = ? WHERE tenant_id = ? AND keep_days != ?";
 
-/// After this time every processor knows what a tenant chose.
+/// After this time every processor knows what a tenant chose, and what it was storing meanwhile is stored: one
+/// attempt lasts for a question and an insert, 30 s each.
 fn everybody_knows() -> Duration {
-    tenants::MAX_AGE * 2
+    tenants::MAX_AGE * 3
+}
+
+/// What is open of one tenant.
+#[derive(Default)]
+struct Open {
+    ids: Vec<i64>,
+    visitors: Vec<u64>,
+    customers: Vec<CustomerHash>,
 }
 
 /// The task that erases.
@@ -77,28 +99,91 @@ impl Eraser {
     }
 
     async fn erase(&self) -> Result<(), EraseError> {
-        let open: Vec<(i64, i64, String)> = sqlx::query_as(
-            "SELECT id, tenant_id, visitor_id FROM erasures
+        let rows: Vec<(i64, i64, Option<String>, Option<CustomerHash>)> = sqlx::query_as(
+            "SELECT id, tenant_id, visitor_id, customer_id FROM erasures
              WHERE erased_at IS NULL AND requested_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2",
         )
         .bind(everybody_knows().as_secs_f64())
         .bind(AT_ONCE)
         .fetch_all(&self.pool)
         .await?;
-        let mut by_tenant: BTreeMap<i64, (Vec<i64>, Vec<u64>)> = BTreeMap::new();
-        for (id, tenant, visitor) in open {
-            let (ids, visitors) = by_tenant.entry(tenant).or_default();
-            ids.push(id);
-            visitors.extend(u64::from_str_radix(&visitor, 16));
+        let mut by_tenant: BTreeMap<i64, Open> = BTreeMap::new();
+        for (id, tenant, visitor, customer) in rows {
+            let open = by_tenant.entry(tenant).or_default();
+            open.ids.push(id);
+            open.visitors
+                .extend(visitor.and_then(|v| u64::from_str_radix(&v, 16).ok()));
+            open.customers.extend(customer);
         }
-        for (tenant, (ids, visitors)) in by_tenant {
-            let erase = self.clickhouse.query(ERASE).bind(tenant).bind(&visitors);
-            erase.execute().await?;
+        for (tenant, open) in by_tenant {
+            if !open.visitors.is_empty() {
+                let erase = self.clickhouse.query(ERASE).bind(tenant);
+                erase.bind(&open.visitors).execute().await?;
+            }
+            if !open.customers.is_empty() {
+                self.erase_customers(tenant, &open.customers).await?;
+            }
             sqlx::query("UPDATE erasures SET erased_at = now() WHERE id = ANY($1)")
-                .bind(&ids)
+                .bind(&open.ids)
                 .execute(&self.pool)
                 .await?;
-            tracing::info!(tenant, visitors = ids.len(), "visitors erased");
+            let (visitors, customers) = (open.visitors.len(), open.customers.len());
+            tracing::info!(tenant, visitors, customers, "erased");
+        }
+        Ok(())
+    }
+
+    async fn erase_customers(
+        &self,
+        tenant: i64,
+        customers: &[CustomerHash],
+    ) -> Result<(), EraseError> {
+        // Before the conversions forget whose they are.
+        self.erase_their_visitors(tenant, customers).await?;
+        sqlx::query("UPDATE conversions SET customer_id = NULL WHERE tenant_id = $1 AND customer_id = ANY($2)")
+            .bind(tenant)
+            .bind(customers)
+            .execute(&self.pool)
+            .await?;
+        let texts: Vec<String> = customers.iter().map(hex::encode).collect();
+        let erase = self.clickhouse.query(ERASE_CUSTOMERS).bind(tenant);
+        erase.bind(&texts).execute().await?;
+        Ok(())
+    }
+
+    /// Asks for the erasure of the visitors whose clicks led to the customers' conversions.
+    async fn erase_their_visitors(
+        &self,
+        tenant: i64,
+        customers: &[CustomerHash],
+    ) -> Result<(), EraseError> {
+        let clicks: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT click_id FROM conversions
+             WHERE tenant_id = $1 AND customer_id = ANY($2) AND attribution = 'click_token'",
+        )
+        .bind(tenant)
+        .bind(customers)
+        .fetch_all(&self.pool)
+        .await?;
+        for clicks in clicks.chunks(CLICKS_AT_ONCE) {
+            let times: Vec<u64> = clicks
+                .iter()
+                .filter_map(|click| Some(click_token::parts(click)?.at_ms))
+                .collect();
+            let visitors: Vec<u64> = (self.clickhouse.query(VISITORS).bind(tenant))
+                .bind(&times)
+                .bind(clicks)
+                .fetch_all()
+                .await?;
+            let visitors: Vec<String> = visitors.iter().map(|v| format!("{v:016x}")).collect();
+            sqlx::query(
+                "INSERT INTO erasures (tenant_id, visitor_id) SELECT $1, unnest($2::text[])
+                 ON CONFLICT (tenant_id, visitor_id) DO NOTHING",
+            )
+            .bind(tenant)
+            .bind(&visitors)
+            .execute(&self.pool)
+            .await?;
         }
         Ok(())
     }

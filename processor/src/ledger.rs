@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use prost::Message as _;
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, PgPool};
+use tributary_shared::customers::CustomerHash;
 use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId, commission_id};
 use tributary_shared::money::Money;
@@ -29,6 +30,9 @@ pub(crate) struct Order {
     pub(crate) event: String,
     pub(crate) money: Money,
     pub(crate) click_id: String,
+    pub(crate) customer_id: Option<CustomerHash>,
+    /// As the merchant said.
+    pub(crate) new_customer: Option<bool>,
     pub(crate) accepted_at: DateTime<Utc>,
 }
 
@@ -97,6 +101,39 @@ pub(crate) async fn current_rule(
     }))
 }
 
+/// What is recorded of an order's customer.
+#[derive(Debug, Clone, Copy)]
+struct Customer {
+    id: Option<CustomerHash>,
+    is_new: Option<bool>,
+}
+
+/// Leaves out a customer who was erased; tells whether one is new where the merchant did not.
+async fn customer(connection: &mut PgConnection, order: &Order) -> Result<Customer, sqlx::Error> {
+    let unknown = Customer {
+        id: None,
+        is_new: order.new_customer,
+    };
+    let Some(id) = order.customer_id else {
+        return Ok(unknown);
+    };
+    let (erased, seen): (bool, bool) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM erasures WHERE tenant_id = $1 AND customer_id = $2),
+                EXISTS (SELECT 1 FROM conversions WHERE tenant_id = $1 AND customer_id = $2)",
+    )
+    .bind(order.tenant_id)
+    .bind(id)
+    .fetch_one(connection)
+    .await?;
+    if erased {
+        return Ok(unknown);
+    }
+    Ok(Customer {
+        id: Some(id),
+        is_new: order.new_customer.or(Some(!seen)),
+    })
+}
+
 /// Records an order with its decision. False when it was recorded before: then nothing is changed.
 pub(crate) async fn record(
     pool: &PgPool,
@@ -104,10 +141,11 @@ pub(crate) async fn record(
     decision: &Decision<'_>,
 ) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    if !insert_conversion(&mut transaction, order, decision).await? {
+    let customer = customer(&mut transaction, order).await?;
+    if !insert_conversion(&mut transaction, order, customer, decision).await? {
         return Ok(false);
     }
-    let mut events = vec![conversion_event(order, decision)];
+    let mut events = vec![conversion_event(order, customer, decision)];
     if let (Some(credited), Some((rule, price))) = (decision.credited, &decision.priced) {
         let id = commission_id(order.id, credited.affiliate_id);
         insert_commission(&mut transaction, id, order, credited, rule, price).await?;
@@ -135,13 +173,14 @@ pub(crate) async fn record(
 async fn insert_conversion(
     connection: &mut PgConnection,
     order: &Order,
+    customer: Customer,
     decision: &Decision<'_>,
 ) -> Result<bool, sqlx::Error> {
     let credited = decision.credited;
     let inserted = sqlx::query(
         "INSERT INTO conversions (id, tenant_id, order_id, event, amount, currency, accepted_at, attribution,
-                                  path, click_id, link_id, affiliate_id, program_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''), $11, $12, $13)
+                                  path, click_id, link_id, affiliate_id, program_id, customer_id, new_customer)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''), $11, $12, $13, $14, $15)
          ON CONFLICT (tenant_id, order_id, event) DO NOTHING",
     )
     .bind(order.id)
@@ -157,6 +196,8 @@ async fn insert_conversion(
     .bind(credited.map(|c| c.link_id))
     .bind(credited.map(|c| c.affiliate_id))
     .bind(credited.map(|c| c.program_id))
+    .bind(customer.id)
+    .bind(customer.is_new)
     .execute(connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
@@ -277,7 +318,11 @@ async fn account(
     Err(sqlx::Error::RowNotFound)
 }
 
-fn conversion_event(order: &Order, decision: &Decision<'_>) -> ledger_event::Event {
+fn conversion_event(
+    order: &Order,
+    customer: Customer,
+    decision: &Decision<'_>,
+) -> ledger_event::Event {
     let credited = decision.credited;
     ledger_event::Event::Conversion(ConversionRecorded {
         conversion_id: order.id.to_string(),
@@ -293,6 +338,8 @@ fn conversion_event(order: &Order, decision: &Decision<'_>) -> ledger_event::Eve
         amount: order.money.amount().to_string(),
         currency: order.money.currency().code().to_owned(),
         attribution: decision.attribution.to_owned(),
+        customer_id: customer.id.map(Vec::from).unwrap_or_default(),
+        new_customer: customer.is_new,
     })
 }
 

@@ -2,27 +2,35 @@
 //!
 //! An event may be stored twice, after a crash or when it was published twice: both tables replace rows
 //! of the same id by the highest version and are read with `FINAL`, so it counts once.
+//!
+//! A customer may have been erased since the ledger recorded his order: he is left out here as well,
+//! whether an event comes late or is delivered again.
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use clickhouse::Row;
 use prost::Message as _;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::event_time;
+use tributary_shared::customers::{CUSTOMER_HASH_BYTES, CustomerHash};
 use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
 use uuid::Uuid;
 
-use crate::consume::{Position, Stage};
+use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
-use crate::retry::Stopped;
-use crate::sink::{Fact, Repeatable, Sink};
+use crate::retry::{Stopped, until_done};
+use crate::sink::{AsTheyAre, Fact, Prepare, Repeatable, Sink};
 
 /// Decimal(20, 4), as the columns are: a whole number of ten-thousandths.
 const AMOUNT_SCALE: u32 = 4;
 /// Roughly what a row takes in memory.
 const ROW_BYTES: usize = 512;
 
-/// A row of `conversions`: shared/migrations/clickhouse/0001_facts.sql.
+/// A row of `conversions`: shared/migrations/clickhouse/0006_conversions_next.sql.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub(crate) struct ConversionRow {
     #[serde(with = "clickhouse::serde::uuid")]
@@ -34,14 +42,15 @@ pub(crate) struct ConversionRow {
     affiliate_id: u64,
     link_id: u64,
     click_id: String,
+    /// Zeros: none.
+    customer_id: CustomerHash,
+    is_new: Option<bool>,
     order_id: String,
     event: String,
     amount: i128,
     currency: String,
     attribution: String,
     version: u64,
-    kafka_partition: i32,
-    kafka_offset: i64,
 }
 
 /// A row of `commissions`.
@@ -65,8 +74,6 @@ pub(crate) struct CommissionRow {
     #[serde(with = "clickhouse::serde::chrono::datetime64::micros")]
     hold_until: DateTime<Utc>,
     version: u64,
-    kafka_partition: i32,
-    kafka_offset: i64,
 }
 
 impl Fact for ConversionRow {
@@ -108,11 +115,49 @@ pub(crate) enum BadEvent {
 pub(crate) struct LedgerFacts {
     pub(crate) conversions: Sink<ConversionRow, Repeatable>,
     pub(crate) commissions: Sink<CommissionRow, Repeatable>,
+    pub(crate) erased: ErasedCustomers,
+}
+
+/// Leaves erased customers out.
+pub(crate) struct ErasedCustomers {
+    pub(crate) pool: PgPool,
+    pub(crate) shutdown: CancellationToken,
+}
+
+const NO_CUSTOMER: CustomerHash = [0; CUSTOMER_HASH_BYTES];
+
+impl Prepare<ConversionRow> for ErasedCustomers {
+    async fn prepare(&mut self, rows: &mut [ConversionRow]) -> Result<(), Stopped> {
+        let known = rows.iter().filter(|row| row.customer_id != NO_CUSTOMER);
+        let (tenants, customers): (Vec<i64>, Vec<CustomerHash>) = known
+            .map(|row| (row.tenant_id.cast_signed(), row.customer_id))
+            .unzip();
+        if customers.is_empty() {
+            return Ok(());
+        }
+        let ask = || {
+            sqlx::query_as::<_, (i64, CustomerHash)>(
+                "SELECT tenant_id, customer_id FROM erasures
+                 WHERE (tenant_id, customer_id) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[]))",
+            )
+            .bind(&tenants)
+            .bind(&customers)
+            .fetch_all(&self.pool)
+        };
+        let erased = until_done("postgres", &self.shutdown, ask).await?;
+        let erased: BTreeSet<_> = erased.into_iter().collect();
+        for row in rows {
+            if erased.contains(&(row.tenant_id.cast_signed(), row.customer_id)) {
+                row.customer_id = NO_CUSTOMER;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Stage for LedgerFacts {
-    async fn take(&mut self, payload: &[u8], at: Position) -> Result<Vec<Unreadable>, Stopped> {
-        match self.hold(payload, at) {
+    async fn take(&mut self, payload: &[u8]) -> Result<Vec<Unreadable>, Stopped> {
+        match self.hold(payload) {
             Ok(()) => Ok(Vec::new()),
             Err(bad) => Ok(vec![Unreadable::message(bad)]),
         }
@@ -123,8 +168,8 @@ impl Stage for LedgerFacts {
     }
 
     async fn finish(&mut self) -> Result<(), Stopped> {
-        self.conversions.write().await?;
-        self.commissions.write().await
+        self.conversions.write(&mut self.erased).await?;
+        self.commissions.write(&mut AsTheyAre).await
     }
 
     fn forget(&mut self) {
@@ -134,13 +179,13 @@ impl Stage for LedgerFacts {
 }
 
 impl LedgerFacts {
-    fn hold(&mut self, payload: &[u8], at: Position) -> Result<(), BadEvent> {
+    fn hold(&mut self, payload: &[u8]) -> Result<(), BadEvent> {
         match decode(payload)? {
             ledger_event::Event::Conversion(event) => {
-                self.conversions.add(conversion_row(event, at)?);
+                self.conversions.add(conversion_row(event)?);
             }
             ledger_event::Event::Commission(event) => {
-                self.commissions.add(commission_row(event, at)?);
+                self.commissions.add(commission_row(event)?);
             }
         }
         Ok(())
@@ -154,7 +199,7 @@ fn decode(payload: &[u8]) -> Result<ledger_event::Event, BadEvent> {
         .ok_or(BadEvent::UnknownKind)
 }
 
-fn conversion_row(event: ConversionRecorded, at: Position) -> Result<ConversionRow, BadEvent> {
+fn conversion_row(event: ConversionRecorded) -> Result<ConversionRow, BadEvent> {
     Ok(ConversionRow {
         conversion_id: uuid(&event.conversion_id, "conversion_id")?,
         accepted_at: time(event.accepted_at_us, "accepted_at_us")?,
@@ -163,18 +208,21 @@ fn conversion_row(event: ConversionRecorded, at: Position) -> Result<ConversionR
         affiliate_id: event.affiliate_id,
         link_id: event.link_id,
         click_id: event.click_id,
+        customer_id: match event.customer_id.as_slice() {
+            [] => NO_CUSTOMER,
+            hash => CustomerHash::try_from(hash).map_err(|_| BadEvent::Field("customer_id"))?,
+        },
+        is_new: event.new_customer,
         order_id: event.order_id,
         event: event.event,
         amount: amount(&event.amount)?,
         currency: event.currency,
         attribution: event.attribution,
         version: event.version,
-        kafka_partition: at.partition,
-        kafka_offset: at.offset,
     })
 }
 
-fn commission_row(event: CommissionRecorded, at: Position) -> Result<CommissionRow, BadEvent> {
+fn commission_row(event: CommissionRecorded) -> Result<CommissionRow, BadEvent> {
     Ok(CommissionRow {
         commission_id: uuid(&event.commission_id, "commission_id")?,
         conversion_id: uuid(&event.conversion_id, "conversion_id")?,
@@ -190,8 +238,6 @@ fn commission_row(event: CommissionRecorded, at: Position) -> Result<CommissionR
         rule_version: event.rule_version,
         hold_until: time(event.hold_until_us, "hold_until_us")?,
         version: event.version,
-        kafka_partition: at.partition,
-        kafka_offset: at.offset,
     })
 }
 

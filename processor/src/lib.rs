@@ -56,7 +56,7 @@ use crate::conversions::Conversions;
 use crate::dead_letter::DeadLetters;
 use crate::enrich::Enricher;
 use crate::erase::Eraser;
-use crate::ledger_facts::LedgerFacts;
+use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
 use crate::sink::Sink;
 use crate::tenants::Tenants;
@@ -133,6 +133,10 @@ pub async fn run(
     let ledger_facts = LedgerFacts {
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),
+        erased: ErasedCustomers {
+            pool: pool.clone(),
+            shutdown: stop.clone(),
+        },
     };
     // One for all: each has a thread that looks around even while nothing is sent.
     let producer: FutureProducer = kafka::prompt_producer(&config.kafka, KAFKA_TIMEOUT).create()?;

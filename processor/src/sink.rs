@@ -59,6 +59,21 @@ pub(crate) trait Stored<F> {
     fn forget(&mut self);
 }
 
+/// Makes rows ready to be stored.
+pub(crate) trait Prepare<F> {
+    /// Before each attempt: what was right for the first may not be for one that comes much later.
+    async fn prepare(&mut self, rows: &mut [F]) -> Result<(), Stopped>;
+}
+
+/// For rows that need nothing.
+pub(crate) struct AsTheyAre;
+
+impl<F> Prepare<F> for AsTheyAre {
+    async fn prepare(&mut self, _: &mut [F]) -> Result<(), Stopped> {
+        Ok(())
+    }
+}
+
 /// For a table that merges repetitions itself, and is read so: any row may be written again.
 #[derive(Default)]
 pub(crate) struct Repeatable;
@@ -138,14 +153,18 @@ where
     }
 
     /// Writes what is held; returns once it is stored.
-    pub(crate) async fn write(&mut self) -> Result<(), Stopped> {
+    pub(crate) async fn write(&mut self, prepare: &mut impl Prepare<F>) -> Result<(), Stopped> {
         if self.rows.is_empty() {
             return Ok(());
         }
         let shutdown = self.shutdown.clone();
         let mut retry = Retry::new("clickhouse", &shutdown);
-        while let Err(error) = self.attempt().await {
-            retry.after(error).await?;
+        loop {
+            prepare.prepare(&mut self.rows).await?;
+            match self.attempt().await {
+                Ok(()) => break,
+                Err(error) => retry.after(error).await?,
+            }
         }
         self.bytes = 0;
         Ok(())

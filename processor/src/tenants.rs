@@ -85,10 +85,11 @@ impl Tenants {
             sqlx::query_as("SELECT id, address_kept, click_days FROM tenants")
                 .fetch_all(pool)
                 .await?;
-        let erased: Vec<(i64, String)> =
-            sqlx::query_as("SELECT tenant_id, visitor_id FROM erasures")
-                .fetch_all(pool)
-                .await?;
+        let erased: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT tenant_id, visitor_id FROM erasures WHERE visitor_id IS NOT NULL",
+        )
+        .fetch_all(pool)
+        .await?;
         let tenant = |(id, kept, days): (i64, String, i32)| {
             let tenant = Tenant {
                 address_kept: AddressKept::from_name(&kept),

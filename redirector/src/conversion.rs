@@ -7,6 +7,8 @@
 //! | `order_id` | the merchant's own, 1 to 128 characters |
 //! | `amount`, `currency` | `49.90`, `USD` (ISO 4217) |
 //! | `event` | `a-z 0-9 _`, at most 32; `sale` when absent |
+//! | `customer_id` | the merchant's own name for the customer, 1 to 128 characters; only its hash is kept |
+//! | `new_customer` | whether he is new to the merchant: `true`, `false`, `1`, `0` |
 //! | `click_id` | from the destination's `{click_id}`; absent: recorded, credited to nobody |
 //!
 //! An empty parameter is an absent one; what is unknown is ignored, what stands twice is refused. A
@@ -21,6 +23,7 @@ use chrono::{DateTime, Utc};
 use hyper::StatusCode;
 use prost::Message as _;
 use tributary_shared::click_token::{self, TokenError};
+use tributary_shared::customers::{MAX_CUSTOMER_ID_CHARS, customer_hash, is_customer_id};
 use tributary_shared::events::{Conversion, Source};
 use tributary_shared::ids::{TenantId, conversion_id};
 use tributary_shared::money::{Money, MoneyError};
@@ -66,6 +69,12 @@ pub(crate) enum Refusal {
     OrderId,
     #[error("event must be 1 to {MAX_EVENT_CHARS} of a-z, 0-9 and _")]
     Event,
+    #[error(
+        "customer_id must be 1 to {MAX_CUSTOMER_ID_CHARS} characters without control characters"
+    )]
+    CustomerId,
+    #[error("new_customer must be true, false, 1 or 0")]
+    NewCustomer,
     #[error("{0}")]
     Money(#[from] MoneyError),
     #[error("click_id: {0}")]
@@ -92,6 +101,8 @@ impl Refusal {
             Self::Missing(_) => "parameter_missing",
             Self::OrderId => "order_id_invalid",
             Self::Event => "event_invalid",
+            Self::CustomerId => "customer_id_invalid",
+            Self::NewCustomer => "new_customer_invalid",
             Self::Money(MoneyError::UnknownCurrency) => "currency_unknown",
             Self::Money(_) => "amount_invalid",
             Self::ClickId(TokenError::Malformed) => "click_id_malformed",
@@ -124,6 +135,8 @@ pub(crate) struct Report<'r> {
     pub(crate) amount: Option<Cow<'r, str>>,
     pub(crate) currency: Option<Cow<'r, str>>,
     pub(crate) click_id: Option<Cow<'r, str>>,
+    pub(crate) customer_id: Option<Cow<'r, str>>,
+    pub(crate) new_customer: Option<Cow<'r, str>>,
 }
 
 impl<'r> Report<'r> {
@@ -147,6 +160,8 @@ impl<'r> Report<'r> {
                 "amount" => (&mut report.amount, "amount"),
                 "currency" => (&mut report.currency, "currency"),
                 "click_id" => (&mut report.click_id, "click_id"),
+                "customer_id" => (&mut report.customer_id, "customer_id"),
+                "new_customer" => (&mut report.new_customer, "new_customer"),
                 _ => continue,
             };
             // An empty parameter is what a shop's template leaves when it has no value.
@@ -185,6 +200,16 @@ impl<'r> Report<'r> {
         if !click_id.is_empty() {
             click_token::verify(keys, click_id)?;
         }
+        let customer_id = self.customer_id.as_deref();
+        if !customer_id.is_none_or(is_customer_id) {
+            return Err(Refusal::CustomerId);
+        }
+        let new_customer = match self.new_customer.as_deref() {
+            None => None,
+            Some("true" | "1") => Some(true),
+            Some("false" | "0") => Some(false),
+            Some(_) => return Err(Refusal::NewCustomer),
+        };
         Ok(Conversion {
             conversion_id: conversion_id(tenant, order_id, event).to_string(),
             accepted_at_us: now.timestamp_micros(),
@@ -195,6 +220,10 @@ impl<'r> Report<'r> {
             currency: money.currency().code().to_owned(),
             click_id: click_id.to_owned(),
             source: source.into(),
+            customer_id: customer_id
+                .map(|id| customer_hash(tenant, id).to_vec())
+                .unwrap_or_default(),
+            new_customer,
         })
     }
 }
@@ -294,8 +323,35 @@ mod tests {
                 currency: "USD".to_owned(),
                 click_id: click_id.to_string(),
                 source: Source::Pixel.into(),
+                ..Conversion::default()
             }
         );
+    }
+
+    #[test]
+    fn a_customer_is_told_by_his_hash_alone() {
+        let order = "order_id=A-1&amount=1&currency=USD";
+        let conversion = |more: &str| check(&format!("{order}{more}")).map_err(|r| r.code());
+        let ana = conversion("&customer_id=ana%40shop.example&new_customer=0").unwrap();
+        let hash = customer_hash(TenantId(7), "ana@shop.example");
+        assert_eq!(ana.customer_id, hash);
+        assert_eq!(ana.new_customer, Some(false));
+        let nobody = conversion("&customer_id=&new_customer=").unwrap();
+        assert_eq!((nobody.customer_id.len(), nobody.new_customer), (0, None));
+        let alone = conversion("&new_customer=true").unwrap();
+        assert_eq!(
+            (alone.customer_id.len(), alone.new_customer),
+            (0, Some(true))
+        );
+        for (more, code) in [
+            ("&customer_id=a%0A", "customer_id_invalid"),
+            ("&customer_id=a&customer_id=b", "parameter_repeated"),
+            ("&new_customer=yes", "new_customer_invalid"),
+        ] {
+            assert_eq!(conversion(more), Err(code), "{more}");
+        }
+        let long = format!("&customer_id={}", "x".repeat(129));
+        assert_eq!(conversion(&long), Err("customer_id_invalid"));
     }
 
     #[test]

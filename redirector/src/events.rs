@@ -1,11 +1,12 @@
 //! `POST /v1/events`: takes a conversion from a page's script, as JSON.
 //!
 //! ```json
-//! {"order_id": "A-1001", "amount": "49.90", "currency": "USD", "event": "sale", "click_id": "…", "key": "…"}
+//! {"order_id": "A-1001", "amount": "49.90", "currency": "USD", "event": "sale", "click_id": "…",
+//!  "customer_id": "C-7", "new_customer": true, "key": "…"}
 //! ```
 //!
-//! The parameters are those of `conversion`; `order_id` and `amount` may be numbers, which are taken
-//! digit by digit as they are written. The tenant's publishable key stands in `Authorization: Bearer`,
+//! The parameters are those of `conversion`; `order_id`, `amount` and `customer_id` may be numbers, which
+//! are taken digit by digit as they are written. The tenant's publishable key stands in `Authorization: Bearer`,
 //! in `?key=` or in the body. Without `click_id` the click is the one of the cookie `aff_click`.
 //!
 //! A page may report when its origin is among the key's (see `cors`). A request without `Origin` is
@@ -48,6 +49,10 @@ struct Event<'b> {
     event: Option<Cow<'b, str>>,
     #[serde(borrow)]
     click_id: Option<Cow<'b, str>>,
+    #[serde(borrow)]
+    customer_id: Option<&'b RawValue>,
+    #[serde(borrow)]
+    new_customer: Option<&'b RawValue>,
 }
 
 impl<'b> Event<'b> {
@@ -62,6 +67,11 @@ impl<'b> Event<'b> {
             amount: text("amount", self.amount)?,
             currency: not_empty(self.currency),
             click_id: not_empty(self.click_id),
+            customer_id: text("customer_id", self.customer_id)?,
+            new_customer: match self.new_customer.map(RawValue::get) {
+                Some(word @ ("true" | "false")) => Some(Cow::Borrowed(word)),
+                _ => text("new_customer", self.new_customer)?,
+            },
         })
     }
 }

@@ -8,6 +8,7 @@ pub mod bots;
 pub mod click_token;
 pub mod clock;
 pub mod config;
+pub mod customers;
 pub mod device;
 pub mod engines;
 pub mod events;

@@ -15,7 +15,7 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// ClickHouse's migrations in their order. A file's statements end with `;` at the end of a line and
 /// can each be run again, because ClickHouse has no transaction around them.
-const CLICKHOUSE: [(u32, &str); 5] = [
+const CLICKHOUSE: [(u32, &str); 8] = [
     (1, include_str!("../migrations/clickhouse/0001_facts.sql")),
     (
         2,
@@ -32,6 +32,18 @@ const CLICKHOUSE: [(u32, &str); 5] = [
     (
         5,
         include_str!("../migrations/clickhouse/0005_clicks_rename.sql"),
+    ),
+    (
+        6,
+        include_str!("../migrations/clickhouse/0006_conversions_next.sql"),
+    ),
+    (
+        7,
+        include_str!("../migrations/clickhouse/0007_conversions_drop.sql"),
+    ),
+    (
+        8,
+        include_str!("../migrations/clickhouse/0008_conversions_rename.sql"),
     ),
 ];
 

@@ -7,6 +7,7 @@
 //! | `terms`, `buckets` | measures, dimensions, filters; the stretches of time |
 //! | `query` | `POST /v1/analytics/query`: measures × dimensions × filters × granularity |
 //! | `reports` | the named reports |
+//! | `customers` | cohorts, lifetime value |
 //! | `clicks` | single clicks; `live`: new ones as they come |
 //!
 //! Every question reads its tables through [`Facts::ask`], which puts the tenant and the period in
@@ -15,6 +16,7 @@
 
 mod buckets;
 pub(crate) mod clicks;
+pub(crate) mod customers;
 mod figures;
 pub(crate) mod live;
 pub(crate) mod query;
@@ -219,6 +221,42 @@ mod tests {
             };
             assert_eq!(quality(&rollups).await, quality(&clicks).await, "{zone}");
             assert_eq!(leaders(&rollups).await, leaders(&clicks).await, "{zone}");
+        }
+    }
+
+    /// However much a tenant has sold in other periods, and other tenants in this one.
+    #[tokio::test]
+    async fn a_question_about_money_reads_its_period_only() {
+        let isolated = Isolated::create().await.unwrap();
+        for (table, id, time) in [
+            ("conversions", "conversion_id", "accepted_at"),
+            ("commissions", "commission_id", "created_at"),
+        ] {
+            for version in [1, 2] {
+                let sql = format!(
+                    "INSERT INTO {table} (tenant_id, {time}, {id}, amount, currency, version)
+                     SELECT 1 + number % 2, toDateTime64('2025-01-01 00:00:00', 6, 'UTC') + number * 100,
+                            reinterpretAsUUID(sipHash128(number)), 1, 'USD', {version} FROM numbers(300000)"
+                );
+                isolated.facts().query(&sql).execute().await.unwrap();
+            }
+        }
+        let facts = Facts::new(&isolated.clickhouse);
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let period = Period::read(Some("2025-06-01"), Some("2025-06-10"), Tz::UTC, now).unwrap();
+        for (source, time) in [
+            ("$CONVERSIONS", "accepted_at"),
+            ("$COMMISSIONS", "created_at"),
+        ] {
+            let figures = format!("SELECT count(), toString(sum(amount)) FROM {source}");
+            let figures = all::<(u64, String)>(facts.ask(about(&period, 1), &figures)).await;
+            assert_eq!(figures.unwrap(), [(4320, "4320".to_owned())], "{time}");
+            let rows =
+                format!("SELECT sum(rows) FROM (EXPLAIN ESTIMATE SELECT count() FROM {source})");
+            let rows = all::<u64>(facts.ask(about(&period, 1), &rows))
+                .await
+                .unwrap();
+            assert!(rows[0] <= 4 * 8192, "{time}: {} of 600,000", rows[0]);
         }
     }
 

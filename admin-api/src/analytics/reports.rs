@@ -43,13 +43,11 @@ const TOP_LINKS_PART: &str = "
 const EVENTS: &str = "
     SELECT event, count() AS number FROM $CONVERSIONS WHERE attribution = 'click_token'$AND
     GROUP BY event ORDER BY number DESC, event LIMIT {limit:UInt64}";
-// A click's id begins with its time.
 const DELAYS: &str = "
     SELECT count() AS conversions, quantilesExact(0.5, 0.75, 0.9, 0.95, 0.99)(seconds) AS quantiles, $BUCKETS AS buckets
     FROM (
-        SELECT greatest(toInt64(0), intDiv(toUnixTimestamp64Milli(accepted_at)
-               - toInt64(reinterpretAsUInt64(reverse(substring(tryBase64URLDecode(click_id), 1, 6)))), 1000)) AS seconds
-        FROM $CONVERSIONS WHERE attribution = 'click_token' AND length(click_id) = 48$AND
+        SELECT greatest(toInt64(0), intDiv(toUnixTimestamp64Milli(accepted_at) - toUnixTimestamp64Milli(clicked_at), 1000)) AS seconds
+        FROM $CONVERSIONS WHERE toUnixTimestamp64Milli(clicked_at) != 0$AND
     )";
 const BOTS_PART: &str = "
     SELECT bot_reason, is_bot, count() AS number FROM $SOURCE WHERE is_bot = 1 GROUP BY bot_reason, is_bot";

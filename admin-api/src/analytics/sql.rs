@@ -48,13 +48,24 @@ const COMMISSIONS: &str = "(SELECT * FROM commissions FINAL WHERE tenant_id = {t
     AND ({link:UInt64} = 0 OR link_id = {link:UInt64})
     AND state != 'rejected')";
 
-const SOURCES: [(&str, &str); 6] = [
+// What customers bought from the period's begin on, whenever it ends ...
+const SINCE: &str = "(SELECT * FROM conversions FINAL WHERE tenant_id = {tenant:UInt64}
+    AND customer_id != toFixedString('', 16)
+    AND accepted_at >= fromUnixTimestamp64Micro({from:Int64}))";
+// ... and who had bought before. Any version of a conversion tells.
+const EARLIER: &str = "(SELECT customer_id FROM conversions WHERE tenant_id = {tenant:UInt64}
+    AND customer_id != toFixedString('', 16)
+    AND accepted_at < fromUnixTimestamp64Micro({from:Int64}))";
+
+const SOURCES: [(&str, &str); 8] = [
     ("$CLICKS", CLICKS),
     ("$QUARTERS", QUARTERS),
     ("$DAYS", DAYS),
     ("$EDGES", EDGES),
     ("$CONVERSIONS", CONVERSIONS),
     ("$COMMISSIONS", COMMISSIONS),
+    ("$SINCE", SINCE),
+    ("$EARLIER", EARLIER),
 ];
 
 /// The keys of each rollup by days, besides tenant, day and whether it was a bot.

@@ -152,7 +152,7 @@ pub(crate) fn rate(part: u64, whole: u64) -> Option<String> {
 }
 
 /// `amounts`, each divided by `number`; nothing where that is none.
-fn amounts(amounts: &[Amount], number: u64) -> Value {
+pub(super) fn each(amounts: &[Amount], number: u64) -> Vec<Amount> {
     let divided = amounts.iter().filter_map(|amount| {
         if number == 1 {
             return Some(amount.clone());
@@ -161,7 +161,11 @@ fn amounts(amounts: &[Amount], number: u64) -> Value {
         let each = all.checked_div(Decimal::from(number))?;
         Some(Amount::new(each.round_dp(AVERAGE_DIGITS), &amount.currency))
     });
-    let written = divided.map(|amount| {
+    divided.collect()
+}
+
+fn amounts(amounts: &[Amount], number: u64) -> Value {
+    let written = each(amounts, number).into_iter().map(|amount| {
         let mut object = Map::new();
         object.insert("amount".to_owned(), amount.amount.into());
         object.insert("currency".to_owned(), amount.currency.into());

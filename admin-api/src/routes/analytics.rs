@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::TenantHeader;
 use crate::amounts::Amount;
+use crate::analytics::customers::{CohortGranularity, CohortPeriod, LifetimeValue, twelve_cohorts};
 use crate::analytics::query::{Answer, Measured, Question, Stretch};
 use crate::analytics::reports::{AffiliateQuality, Day, Delays, Funnel, SignalFigures};
 use crate::analytics::terms::{
@@ -190,16 +191,25 @@ pub(crate) struct ReportQuery {
 
 impl ReportQuery {
     fn filters(&self) -> Result<Vec<Filter>, Problem> {
-        ids_only(&[
-            (Dimension::Program, "program_id", self.program_id),
-            (Dimension::Affiliate, "affiliate_id", self.affiliate_id),
-            (Dimension::Link, "link_id", self.link_id),
-        ])
+        of_money(self.program_id, self.affiliate_id, self.link_id)
     }
 
     async fn period(&self, app: &App, tenant: TenantId) -> Result<Period, Problem> {
         period(app, tenant, self.from.as_deref(), self.to.as_deref()).await
     }
+}
+
+/// Filters on what money is told by.
+fn of_money(
+    program: Option<i64>,
+    affiliate: Option<i64>,
+    link: Option<i64>,
+) -> Result<Vec<Filter>, Problem> {
+    ids_only(&[
+        (Dimension::Program, "program_id", program),
+        (Dimension::Affiliate, "affiliate_id", affiliate),
+        (Dimension::Link, "link_id", link),
+    ])
 }
 
 /// Filters on the ids that were given.
@@ -464,6 +474,146 @@ pub(crate) async fn traffic_quality(
     .into_response())
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CohortsQuery {
+    /// When customers began: a date (from the start of that day) or an RFC 3339 time; by default so that there are 12
+    /// whole cohorts. At most 400 days and 24 cohorts.
+    from: Option<String>,
+    /// A date (to the end of that day) or an RFC 3339 time; the end of today by default.
+    to: Option<String>,
+    /// `month` by default.
+    granularity: Option<CohortGranularity>,
+    /// Only customers whose first conversion was of this program.
+    program_id: Option<i64>,
+    /// Only customers whose first conversion was credited to this affiliate.
+    affiliate_id: Option<i64>,
+    /// Only customers whose first conversion came by this link.
+    link_id: Option<i64>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LifetimeQuery {
+    /// When customers began: a date (from the start of that day) or an RFC 3339 time; 30 days ago by default.
+    from: Option<String>,
+    /// A date (to the end of that day) or an RFC 3339 time; the end of today by default.
+    to: Option<String>,
+    /// Only customers whose first conversion was of this program.
+    program_id: Option<i64>,
+    /// Only customers whose first conversion was credited to this affiliate.
+    affiliate_id: Option<i64>,
+    /// Only customers whose first conversion came by this link.
+    link_id: Option<i64>,
+    /// Affiliates, those with the most customers first, 1 to 200; 50 by default.
+    limit: Option<i64>,
+}
+
+/// Customers by when they began, and what became of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cohorts {
+    /// The first instant that counts.
+    from: DateTime<Utc>,
+    /// The first instant that does not count any more.
+    to: DateTime<Utc>,
+    #[schema(examples("Europe/Berlin"))]
+    time_zone: String,
+    /// Each cohort in each month or week from its own to the present one, at most 24 of them.
+    items: Vec<CohortPeriod>,
+}
+
+/// What customers were worth.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LifetimeValues {
+    /// The first instant that counts.
+    from: DateTime<Utc>,
+    /// The first instant that does not count any more.
+    to: DateTime<Utc>,
+    #[schema(examples("Europe/Berlin"))]
+    time_zone: String,
+    items: Vec<LifetimeValue>,
+    /// Over all affiliates, those that are not listed included.
+    totals: LifetimeValue,
+}
+
+/// Read how many customers came back
+///
+/// A customer begins with his first conversion in this workspace; he counts where a click of ours brought that one, and
+/// belongs to its program, affiliate and link. Conversions count until now, whoever is credited with them, and
+/// those only that name their customer.
+#[utoipa::path(get, path = "/v1/analytics/cohorts", tag = "Analytics", params(TenantHeader, CohortsQuery),
+    responses((status = 200, body = Cohorts), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn cohorts(
+    State(app): State<App>,
+    at: Scoped,
+    Query(query): Query<CohortsQuery>,
+    format: Format,
+) -> Result<Response, Problem> {
+    let length = query.granularity.unwrap_or_default();
+    let to = query.to.as_deref();
+    let from = match query.from {
+        Some(from) => from,
+        None => twelve_cohorts(length, &period(&app, at.tenant, None, to).await?),
+    };
+    let period = period(&app, at.tenant, Some(&from), to).await?;
+    let about = whole(at.tenant, &period);
+    let filters = of_money(query.program_id, query.affiliate_id, query.link_id)?;
+    let now = app.clock.now();
+    let items = app.facts.cohorts(about, length, &filters, now).await?;
+    if format == Format::Csv {
+        return csv::table(&items);
+    }
+    let time_zone = period.zone.name().to_owned();
+    Ok(Json(Cohorts {
+        from: period.from,
+        to: period.to,
+        time_zone,
+        items,
+    })
+    .into_response())
+}
+
+/// Read what customers were worth over time
+///
+/// Of the customers who began in the period (see cohorts), by the affiliate who was credited with the first conversion:
+/// what they bought within 30, 90 and 365 days of it, counting those only whose days are over, and to date.
+#[utoipa::path(get, path = "/v1/analytics/lifetime-value", tag = "Analytics", params(TenantHeader, LifetimeQuery),
+    responses((status = 200, body = LifetimeValues), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn lifetime_value(
+    State(app): State<App>,
+    at: Scoped,
+    Query(query): Query<LifetimeQuery>,
+    format: Format,
+) -> Result<Response, Problem> {
+    let limit = page_of(query.limit)?;
+    let period = period(&app, at.tenant, query.from.as_deref(), query.to.as_deref()).await?;
+    let about = whole(at.tenant, &period);
+    let filters = of_money(query.program_id, query.affiliate_id, query.link_id)?;
+    let values = app
+        .facts
+        .lifetime_value(about, &filters, app.clock.now(), limit);
+    let (mut items, totals) = values.await?;
+    let ids = items.iter().filter_map(|item| item.affiliate_id).collect();
+    let names = names_of(&app, at.tenant, Dimension::Affiliate, ids).await?;
+    for item in &mut items {
+        item.affiliate_name = item.affiliate_id.and_then(|id| names.get(&id)).cloned();
+    }
+    if format == Format::Csv {
+        return csv::table(&items);
+    }
+    let time_zone = period.zone.name().to_owned();
+    Ok(Json(LifetimeValues {
+        from: period.from,
+        to: period.to,
+        time_zone,
+        items,
+        totals,
+    })
+    .into_response())
+}
+
 fn whole(tenant: TenantId, period: &Period) -> About<'_> {
     About {
         tenant,
@@ -511,11 +661,7 @@ pub(crate) async fn by_link(
     Query(query): Query<ByLinkQuery>,
     format: Format,
 ) -> Result<Response, Problem> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    let limit = u64::try_from(limit)
-        .ok()
-        .filter(|_| (1..=MAX_LIMIT).contains(&limit))
-        .ok_or_else(|| Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}")))?;
+    let limit = page_of(query.limit)?;
     let period = period(&app, at.tenant, query.from.as_deref(), query.to.as_deref()).await?;
     let about = About {
         tenant: at.tenant,
@@ -536,6 +682,15 @@ pub(crate) async fn by_link(
         totals,
     })
     .into_response())
+}
+
+/// How many rows are wanted.
+fn page_of(limit: Option<i64>) -> Result<u64, Problem> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    u64::try_from(limit)
+        .ok()
+        .filter(|_| (1..=MAX_LIMIT).contains(&limit))
+        .ok_or_else(|| Problem::bad_request(format!("limit must be 1 to {MAX_LIMIT}")))
 }
 
 fn link(id: Option<i64>) -> Result<Option<LinkId>, Problem> {

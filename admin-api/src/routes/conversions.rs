@@ -74,6 +74,11 @@ pub(crate) struct Conversion {
     affiliate_id: Option<AffiliateId>,
     #[schema(value_type = Option<i64>)]
     program_id: Option<ProgramId>,
+    /// The hash that stands for the customer, 32 hexadecimal digits; null: not known, or erased.
+    customer_hash: Option<String>,
+    /// Whether the customer was new to the merchant: as the merchant said, else whether this is the first conversion
+    /// of his that was recorded; null: neither is known.
+    new_customer: Option<bool>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -89,6 +94,8 @@ pub(crate) struct Row {
     pub link_id: Option<LinkId>,
     pub affiliate_id: Option<AffiliateId>,
     pub program_id: Option<ProgramId>,
+    pub customer_hash: Option<String>,
+    pub new_customer: Option<bool>,
 }
 
 impl From<Row> for Conversion {
@@ -105,6 +112,8 @@ impl From<Row> for Conversion {
             link_id: row.link_id,
             affiliate_id: row.affiliate_id,
             program_id: row.program_id,
+            customer_hash: row.customer_hash,
+            new_customer: row.new_customer,
         }
     }
 }
@@ -138,7 +147,7 @@ async fn find(
     let (from, to) = filter.times()?;
     let rows = sqlx::query_as(
         "SELECT id, order_id, event, amount, currency, accepted_at, attribution, click_id, link_id,
-                affiliate_id, program_id
+                affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer
          FROM conversions
          WHERE tenant_id = $1
            AND ($2::timestamptz IS NULL OR accepted_at >= $2)

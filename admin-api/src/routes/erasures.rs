@@ -1,5 +1,5 @@
-//! Erasures: a visitor of whom nothing may be kept. The processor carries them out
-//! (processor/src/erase.rs); his clicks stay as clicks of nobody, so that counts and money stay.
+//! Erasures: a visitor or a customer of whom nothing may be kept. The processor carries them out
+//! (processor/src/erase.rs); clicks and conversions stay as nobody's, so that counts and money stay.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,16 +8,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tributary_shared::customers::{CustomerHash, customer_hash, is_customer_id};
+use tributary_shared::ids::TenantId;
 use utoipa::ToSchema;
 
 use super::{IdempotencyHeader, TenantHeader};
 use crate::auth::Scoped;
-use crate::error::Problem;
+use crate::error::{FieldError, Problem};
 use crate::extract::{Body, Format, IdempotencyKey, Query};
 use crate::idempotency::{Begun, Creation};
 use crate::pages::{AfterId, Asked, ListQuery, Page};
 use crate::state::App;
-use crate::validate::Checks;
 
 /// Most erasures of one tenant: processors hold them all in memory.
 const MAX_ERASURES: i64 = 1_000_000;
@@ -29,28 +30,35 @@ const ID_CHARS: usize = 16;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewErasure {
-    /// The visitor, as analytics names him (16 hexadecimal digits), or the value of the cookie
-    /// `aff_visitor` in his browser (22 characters).
+    /// Either this or `customer_id`. The visitor, as analytics names him (16 hexadecimal digits), or the value
+    /// of the cookie `aff_visitor` in his browser (22 characters).
     #[schema(examples("9df00d0123456789"))]
-    visitor_id: String,
+    visitor_id: Option<String>,
+    /// The customer, as the merchant's reports of orders name him, letter by letter. Only its hash is kept.
+    #[schema(examples("C-1001"))]
+    customer_id: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
 pub(crate) struct Erasure {
     id: i64,
-    /// 16 hexadecimal digits.
+    /// 16 hexadecimal digits; null: a customer is erased.
     #[schema(examples("9df00d0123456789"))]
-    visitor_id: String,
+    visitor_id: Option<String>,
+    /// The hash that stands for the customer, 32 hexadecimal digits; null: a visitor is erased.
+    customer_hash: Option<String>,
     requested_at: DateTime<Utc>,
-    /// When the stored clicks were changed; null: not yet.
+    /// When what is stored was changed; null: not yet.
     erased_at: Option<DateTime<Utc>>,
 }
 
-/// Erase a visitor
+/// Erase a visitor or a customer
 ///
-/// From his clicks are removed: visitor id, fingerprint, address, region, city, network, User-Agent,
+/// From a visitor's clicks are removed: visitor id, fingerprint, address, region, city, network, User-Agent,
 /// language, referrer, sub ids, `utm_term` and `utm_content`; also from those that arrive later. The clicks are
-/// counted on. It is done within two minutes or so, longer while ClickHouse is busy; `erased_at` says when. The events
+/// counted on. From a customer's conversions is removed whose they are, also from those that are reported later;
+/// orders and money stay. The visitors whose clicks led to his conversions are erased as well: an erasure of each
+/// is added to the list. It is done within two minutes or so, longer while ClickHouse is busy; `erased_at` says when. The events
 /// in Kafka are deleted by its retention.
 #[utoipa::path(post, path = "/v1/erasures", tag = "Tenants", request_body = NewErasure, params(TenantHeader, IdempotencyHeader),
     responses((status = 201, body = Erasure), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -60,15 +68,7 @@ pub(crate) async fn create(
     idempotency: IdempotencyKey,
     body: Body<NewErasure>,
 ) -> Result<Response, Problem> {
-    let mut checks = Checks::default();
-    let visitor = visitor(&body.value.visitor_id);
-    if visitor.is_none() {
-        checks.wrong(
-            "visitor_id",
-            "must be 16 hexadecimal digits, or the 22 characters of the cookie aff_visitor",
-        );
-    }
-    checks.finish()?;
+    let (visitor, customer) = person(at.tenant, &body.value)?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
         Begun::Now(creation) => creation,
@@ -84,13 +84,21 @@ pub(crate) async fn create(
         ));
     }
     // Who is erased already stays so.
-    let erasure: Erasure = sqlx::query_as(
-        "INSERT INTO erasures (tenant_id, visitor_id) VALUES ($1, $2)
-         ON CONFLICT (tenant_id, visitor_id) DO UPDATE SET visitor_id = excluded.visitor_id
-         RETURNING id, visitor_id, requested_at, erased_at",
+    sqlx::query(
+        "INSERT INTO erasures (tenant_id, visitor_id, customer_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     )
     .bind(at.tenant)
     .bind(&visitor)
+    .bind(customer)
+    .execute(creation.connection())
+    .await?;
+    let erasure: Erasure = sqlx::query_as(
+        "SELECT id, visitor_id, encode(customer_id, 'hex') AS customer_hash, requested_at, erased_at FROM erasures
+         WHERE tenant_id = $1 AND (visitor_id = $2 OR customer_id = $3)",
+    )
+    .bind(at.tenant)
+    .bind(&visitor)
+    .bind(customer)
     .fetch_one(creation.connection())
     .await?;
     creation.finish(&erasure, &[]).await
@@ -107,7 +115,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let asked = Asked::<AfterId>::new(query.limit, query.cursor.as_deref())?;
     let rows: Vec<Erasure> = sqlx::query_as(
-        "SELECT id, visitor_id, requested_at, erased_at FROM erasures
+        "SELECT id, visitor_id, encode(customer_id, 'hex') AS customer_hash, requested_at, erased_at FROM erasures
          WHERE tenant_id = $1 AND id > $2 ORDER BY id LIMIT $3",
     )
     .bind(at.tenant)
@@ -118,6 +126,34 @@ pub(crate) async fn list(
     asked
         .page(rows, |erasure| AfterId(erasure.id), |erasure| erasure)
         .respond(format)
+}
+
+/// Whom a request names, as it is stored: a visitor or a customer.
+fn person(
+    tenant: TenantId,
+    asked: &NewErasure,
+) -> Result<(Option<String>, Option<CustomerHash>), Problem> {
+    let wrong = |field: &str, message: &str| {
+        Err(Problem::invalid(vec![FieldError {
+            field: field.to_owned(),
+            message: message.to_owned(),
+        }]))
+    };
+    match (&asked.visitor_id, &asked.customer_id) {
+        (Some(name), None) => match visitor(name) {
+            Some(visitor) => Ok((Some(visitor), None)),
+            None => wrong(
+                "visitor_id",
+                "must be 16 hexadecimal digits, or the 22 characters of the cookie aff_visitor",
+            ),
+        },
+        (None, Some(name)) if is_customer_id(name) => Ok((None, Some(customer_hash(tenant, name)))),
+        (None, Some(_)) => wrong(
+            "customer_id",
+            "must be 1 to 128 characters without control characters",
+        ),
+        _ => wrong("visitor_id", "name either visitor_id or customer_id"),
+    }
 }
 
 /// The visitor as the facts name him: the last 8 of the cookie's 16 bytes.

@@ -125,6 +125,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(analytics::funnel))
         .routes(routes!(analytics::conversion_delay))
         .routes(routes!(analytics::traffic_quality))
+        .routes(routes!(analytics::cohorts))
+        .routes(routes!(analytics::lifetime_value))
         .routes(routes!(clicks::list))
         .routes(routes!(clicks::read))
         .routes(routes!(clicks::live))

@@ -12,7 +12,7 @@ use tributary_shared::signals;
 use crate::harness::{Answer, Api, Tenant};
 
 /// A row of `table`, as JSON.
-async fn insert(api: &Api, table: &str, row: Value) {
+pub(crate) async fn insert(api: &Api, table: &str, row: Value) {
     let row = row.to_string().replace('?', "??");
     api.isolated
         .facts()
@@ -35,7 +35,7 @@ async fn click(api: &Api, tenant: &Tenant, link: i64, at: &str, visitor: u64, is
     click_with(api, tenant, at, more).await;
 }
 
-fn uuid(number: u32) -> String {
+pub(crate) fn uuid(number: u32) -> String {
     format!("00000000-0000-0000-0000-{number:012}")
 }
 

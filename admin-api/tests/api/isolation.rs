@@ -117,6 +117,8 @@ fn operations(tenant: &Tenant, click: &str) -> Vec<(Method, String, Option<Value
         get("/v1/analytics/funnel".into()),
         get("/v1/analytics/conversion-delay".into()),
         get("/v1/analytics/traffic-quality".into()),
+        get("/v1/analytics/cohorts".into()),
+        get("/v1/analytics/lifetime-value".into()),
         get("/v1/analytics/clicks".into()),
         get(format!("/v1/analytics/clicks/{click}")),
         get(LIVE.into()),

@@ -10,6 +10,7 @@
 
 mod analytics;
 mod auth;
+mod customers;
 mod edge_index;
 mod edge_settings;
 mod engines_away;

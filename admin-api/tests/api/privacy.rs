@@ -1,6 +1,8 @@
 //! What a tenant keeps of its clicks, and whom it has erased.
 
 use serde_json::{Value, json};
+use tributary_shared::customers::customer_hash;
+use tributary_shared::ids::TenantId;
 
 use crate::harness::Api;
 
@@ -57,4 +59,41 @@ async fn a_visitor_is_erased_once_by_either_name() {
         "{}",
         nobody.text
     );
+}
+
+#[tokio::test]
+async fn a_customer_is_erased_once_and_only_his_hash_is_kept() {
+    let api = Api::start().await;
+    let (ours, theirs) = (api.tenant("ours").await, api.tenant("theirs").await);
+    let body = json!({"customer_id": "ana@shop.example"});
+    let first = api.create(&ours.admin, "/v1/erasures", body.clone()).await;
+    let hash = hex::encode(customer_hash(TenantId(ours.id), "ana@shop.example"));
+    assert_eq!(
+        (&first["customer_hash"], &first["visitor_id"]),
+        (&json!(hash), &Value::Null)
+    );
+    let again = api.create(&ours.admin, "/v1/erasures", body.clone()).await;
+    assert_eq!(again["id"], first["id"]);
+    // The same words are another customer of another tenant.
+    let other = api.create(&theirs.admin, "/v1/erasures", body).await;
+    assert_ne!(other["customer_hash"], first["customer_hash"]);
+    let list = api.get(&ours.admin, "/v1/erasures").await.json();
+    assert_eq!(list["items"], json!([first]));
+    for (wrong, why) in [
+        (json!({}), "either visitor_id or customer_id"),
+        (
+            json!({"customer_id": "a", "visitor_id": "0808080808080808"}),
+            "either visitor_id or customer_id",
+        ),
+        (json!({"customer_id": ""}), "1 to 128 characters"),
+        (json!({"customer_id": "a\nb"}), "1 to 128 characters"),
+        (
+            json!({"customer_id": "x".repeat(129)}),
+            "1 to 128 characters",
+        ),
+    ] {
+        let answer = api.post(&ours.admin, "/v1/erasures", wrong.clone()).await;
+        assert_eq!(answer.status, 422, "{wrong}: {}", answer.text);
+        assert!(answer.text.contains(why), "{wrong}: {}", answer.text);
+    }
 }

@@ -1,12 +1,18 @@
 //! Conversions become money, each order once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use rust_decimal::{Decimal, dec};
-use tributary_shared::events::{Conversion, Topic};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tributary_shared::customers::customer_hash;
+use tributary_shared::events::{Click, Conversion, Topic};
 
-use crate::support::{Shop, World, wait_until};
+use crate::facts::click;
+use crate::support::{Shop, World, apply, wait_until};
 
 fn order(world: &World, shop: &Shop, order_id: &str, amount: &str, click_id: &str) -> Conversion {
     Conversion {
@@ -272,4 +278,257 @@ async fn the_database_itself_keeps_the_ledger_in_order() {
             .to_string();
         assert!(error.contains(because), "{refused}: {error}");
     }
+}
+
+/// Order, customer and whether he was new, as ClickHouse has them.
+async fn customers(world: &World) -> Vec<(String, String, String)> {
+    let sql = "SELECT order_id, lower(hex(customer_id)), toString(is_new) FROM conversions FINAL ORDER BY order_id";
+    let sql = sql.replace("toString(is_new)", "ifNull(toString(is_new), '')");
+    world.facts.query(&sql).fetch_all().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_customer_goes_with_his_conversions_until_he_is_erased() {
+    let world = World::create().await;
+    let (shop, other) = (world.shop("shop").await, world.shop("other").await);
+    let processor = world.processor(|_| {}).await;
+    let stored = async |count| {
+        let stored = "SELECT count() FROM conversions FINAL";
+        wait_until(async || world.fact_count(stored).await == count).await;
+    };
+    let hash = |shop: &Shop, name: &str| customer_hash(shop.tenant, name).to_vec();
+    let bought = async |shop: &Shop, order_id: &str, name: &str, click_id: &str| {
+        let conversion = Conversion {
+            customer_id: hash(shop, name),
+            ..order(&world, shop, order_id, "10", click_id)
+        };
+        world.publish_conversion(&conversion).await;
+    };
+    let clicked: Click = click(&world, &shop);
+    world.publish_click(&clicked).await;
+    bought(&shop, "1", "ana", &clicked.click_id).await;
+    stored(1).await;
+    bought(&shop, "2", "ana", "").await;
+    bought(&other, "3", "ana", "").await;
+    // The merchant's word counts before ours.
+    let returning = Conversion {
+        customer_id: hash(&shop, "bob"),
+        new_customer: Some(false),
+        ..order(&world, &shop, "4", "10", "")
+    };
+    world.publish_conversion(&returning).await;
+    world
+        .publish_conversion(&order(&world, &shop, "5", "10", ""))
+        .await;
+    stored(5).await;
+    let row = |order_id: &str, hash: &[u8], is_new: &str| {
+        (order_id.to_owned(), hex::encode(hash), is_new.to_owned())
+    };
+    let (ana, nobody) = (hash(&shop, "ana"), vec![0; 16]);
+    let (others, bob) = (hash(&other, "ana"), hash(&shop, "bob"));
+    assert_ne!(ana, others);
+    assert_eq!(
+        customers(&world).await,
+        [
+            row("1", &ana, "true"),
+            row("2", &ana, "false"),
+            row("3", &others, "true"),
+            row("4", &bob, "false"),
+            row("5", &nobody, ""),
+        ]
+    );
+    let clicked_at = "SELECT toUInt64(toUnixTimestamp64Milli(clicked_at)) FROM conversions FINAL WHERE order_id = '1'";
+    let clicked_ms = u64::try_from(clicked.received_at_us).unwrap() / 1000;
+    assert_eq!(world.fact_count(clicked_at).await, clicked_ms);
+    // A later version takes the place of the one before.
+    let changed = "INSERT INTO conversions SELECT * REPLACE (2 AS version, 12 AS amount) FROM conversions WHERE order_id = '1'";
+    world.facts.query(changed).execute().await.unwrap();
+    let sum = "SELECT toUInt64(sum(amount)) FROM conversions FINAL";
+    assert_eq!(world.fact_count(sum).await, 52);
+
+    // Asked for a while ago: every processor knows of it.
+    sqlx::query(
+        "INSERT INTO erasures (tenant_id, customer_id, requested_at) VALUES ($1, $2, now() - interval '2 minutes')",
+    )
+    .bind(shop.tenant)
+    .bind(&ana)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let done =
+        "SELECT count(*) FROM erasures WHERE customer_id IS NOT NULL AND erased_at IS NOT NULL";
+    wait_until(async || world.count(done).await == 1).await;
+    let visitor =
+        "SELECT count(*) FROM erasures WHERE visitor_id = '0101010101010101' AND erased_at IS NULL";
+    assert_eq!(world.count(visitor).await, 1, "his visitor is to follow");
+    let left = [
+        row("1", &nobody, "true"),
+        row("2", &nobody, "false"),
+        row("3", &others, "true"),
+        row("4", &bob, "false"),
+        row("5", &nobody, ""),
+    ];
+    assert_eq!(customers(&world).await, left);
+    let recorded = "SELECT count(*) FROM conversions WHERE customer_id IS NOT NULL";
+    assert_eq!(world.count(recorded).await, 2);
+    assert_eq!(world.fact_count(sum).await, 52, "money stays");
+    processor.stop().await;
+
+    // What he buys later, and what the ledger had told before, delivered again.
+    let again = world
+        .processor(|config| config.kafka_group.push_str("-again"))
+        .await;
+    bought(&shop, "6", "ana", "").await;
+    stored(6).await;
+    let later = row("6", &nobody, "");
+    assert_eq!(customers(&world).await, [&left[..], &[later]].concat());
+    assert_eq!(world.count(recorded).await, 2);
+    let of_any_version = "SELECT count() FROM conversions WHERE lower(hex(customer_id)) = ?";
+    let of_any_version = world.facts.query(of_any_version).bind(hex::encode(&ana));
+    assert_eq!(of_any_version.fetch_one::<u64>().await.unwrap(), 0);
+    again.stop().await;
+}
+
+/// Forwards to ClickHouse, and while it is shut takes no inserts.
+async fn clickhouse_that_can_be_shut(url: &str) -> (String, Arc<AtomicBool>) {
+    let target = url.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let shut = Arc::new(AtomicBool::new(true));
+    let is_shut = Arc::clone(&shut);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(&target).await.unwrap();
+            tokio::spawn(forward(near, far, Arc::clone(&is_shut)));
+        }
+    });
+    (proxy, shut)
+}
+
+async fn forward(mut near: TcpStream, mut far: TcpStream, is_shut: Arc<AtomicBool>) {
+    let (mut request, mut answer) = ([0; 65536], [0; 65536]);
+    loop {
+        tokio::select! {
+            read = near.read(&mut request) => {
+                let read = read.unwrap_or(0);
+                let is_insert = request[..read].windows(6).any(|w| w == b"INSERT");
+                let refused = is_insert && is_shut.load(Ordering::SeqCst);
+                if read == 0 || refused || far.write_all(&request[..read]).await.is_err() {
+                    return;
+                }
+            }
+            read = far.read(&mut answer) => {
+                let read = read.unwrap_or(0);
+                if read == 0 || near.write_all(&answer[..read]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What waits for ClickHouse is not stored as it was when the waiting began.
+#[tokio::test]
+async fn a_customer_is_erased_from_what_waits_to_be_stored() {
+    let world = World::create().await;
+    let shop = world.shop("waiting").await;
+    let url = &world.place.clickhouse.clickhouse_url;
+    let (proxy, shut) = clickhouse_that_can_be_shut(url).await;
+    let processor = world
+        .processor(|config| config.clickhouse.clickhouse_url = proxy)
+        .await;
+    let hash = customer_hash(shop.tenant, "ana").to_vec();
+    let bought = Conversion {
+        customer_id: hash.clone(),
+        ..order(&world, &shop, "1", "10", "")
+    };
+    world.publish_conversion(&bought).await;
+    let told = "SELECT count(*) FROM conversions WHERE NOT EXISTS (SELECT 1 FROM ledger_outbox)";
+    wait_until(async || world.count(told).await == 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await; // it is tried a few times
+    sqlx::query("INSERT INTO erasures (tenant_id, customer_id) VALUES ($1, $2)")
+        .bind(shop.tenant)
+        .bind(&hash)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    shut.store(false, Ordering::SeqCst);
+    wait_until(async || !customers(&world).await.is_empty()).await;
+    let nobody = "0".repeat(32);
+    let stored = ("1".to_owned(), nobody, "true".to_owned());
+    assert_eq!(customers(&world).await, [stored]);
+    processor.stop().await;
+}
+
+/// Conversions and commissions that were stored before their tables got their present order and columns.
+#[tokio::test]
+async fn older_conversions_are_taken_into_the_new_tables() {
+    let world = World::create().await;
+    let shop = world.shop("older").await;
+    let old = format!("{}_old", world.place.clickhouse.clickhouse_database);
+    let create = format!("CREATE DATABASE {old}");
+    world.facts.query(&create).execute().await.unwrap();
+    let facts = world.facts.clone().with_database(&old);
+    let first = include_str!("../../../shared/migrations/clickhouse/0001_facts.sql");
+    apply(&facts, first).await;
+    let click_id = shop.click(world.now());
+    for version in [1, 2] {
+        facts
+            .query(
+                "INSERT INTO conversions (conversion_id, accepted_at, tenant_id, click_id, attribution, amount, version)
+                 SELECT toUUID('01901266-7678-7abc-8dee-0123456789ab'), toDateTime64('2026-01-02 03:04:05.678901', 6, 'UTC'),
+                        1, ?, 'click_token', 10 * ?, ?",
+            )
+            .bind(&click_id)
+            .bind(version)
+            .bind(version)
+            .execute()
+            .await
+            .unwrap();
+        facts
+            .query(
+                "INSERT INTO commissions (commission_id, created_at, tenant_id, amount, state, version)
+                 SELECT toUUID('01901266-7678-7abc-8dee-0123456789ac'), toDateTime64('2026-01-02 03:04:05.678901', 6, 'UTC'),
+                        1, 1.5, if(? = 1, 'pending', 'paid'), ?",
+            )
+            .bind(version)
+            .bind(version)
+            .execute()
+            .await
+            .unwrap();
+    }
+    for migration in [
+        include_str!("../../../shared/migrations/clickhouse/0006_conversions_next.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0007_conversions_drop.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0008_conversions_rename.sql"),
+    ] {
+        // Cut short and begun again.
+        apply(&facts, migration).await;
+        apply(&facts, migration).await;
+    }
+    let clicked_at = (tributary_shared::click_token::verify(&crate::support::keys(), &click_id))
+        .unwrap()
+        .at;
+    let conversions: Vec<(String, String, i64, String)> = facts
+        .query(
+            "SELECT toString(accepted_at), toString(amount), toUnixTimestamp64Milli(clicked_at), hex(customer_id)
+             FROM conversions FINAL",
+        )
+        .fetch_all()
+        .await
+        .unwrap();
+    let (time, nobody) = ("2026-01-02 03:04:05.678901", "0".repeat(32));
+    let clicked_ms = clicked_at.timestamp_millis();
+    let expected = (time.to_owned(), "20".to_owned(), clicked_ms, nobody);
+    assert_eq!(conversions, [expected]);
+    let commissions: Vec<(String, String, String)> = facts
+        .query("SELECT toString(created_at), toString(amount), state FROM commissions FINAL")
+        .fetch_all()
+        .await
+        .unwrap();
+    let expected = [time, "1.5", "paid"].map(str::to_owned);
+    assert_eq!(commissions, [expected.into()]);
+    let drop = format!("DROP DATABASE {old}");
+    world.facts.query(&drop).execute().await.unwrap();
 }

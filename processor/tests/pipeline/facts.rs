@@ -13,7 +13,7 @@ use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome, Topic};
 use tributary_shared::ids::LinkId;
 
-use crate::support::{CLICK_PARTITIONS, Shop, World, keys, message, wait_for, wait_until};
+use crate::support::{CLICK_PARTITIONS, Shop, World, apply, keys, message, wait_for, wait_until};
 
 pub(crate) fn click(world: &World, shop: &Shop) -> Click {
     let now = world.now();
@@ -439,19 +439,15 @@ async fn older_clicks_are_taken_into_the_new_table() {
     let create = format!("CREATE DATABASE {old}");
     world.facts.query(&create).execute().await.unwrap();
     let facts = world.facts.clone().with_database(&old);
-    let apply = async |sql: &str| {
-        for statement in sql.split(";\n").filter(|s| !s.trim().is_empty()) {
-            let statement = statement.replace('?', "??");
-            facts.query(&statement).execute().await.unwrap();
-        }
-    };
-    apply(include_str!(
-        "../../../shared/migrations/clickhouse/0001_facts.sql"
-    ))
+    apply(
+        &facts,
+        include_str!("../../../shared/migrations/clickhouse/0001_facts.sql"),
+    )
     .await;
-    apply(include_str!(
-        "../../../shared/migrations/clickhouse/0002_clicks_once.sql"
-    ))
+    apply(
+        &facts,
+        include_str!("../../../shared/migrations/clickhouse/0002_clicks_once.sql"),
+    )
     .await;
     let click = click(&world, &shop);
     facts
@@ -469,21 +465,24 @@ async fn older_clicks_are_taken_into_the_new_table() {
         .unwrap();
     for _ in 0..2 {
         // Cut short and begun again.
-        apply(include_str!(
-            "../../../shared/migrations/clickhouse/0003_clicks_next.sql"
-        ))
+        apply(
+            &facts,
+            include_str!("../../../shared/migrations/clickhouse/0003_clicks_next.sql"),
+        )
         .await;
     }
     for _ in 0..2 {
-        apply(include_str!(
-            "../../../shared/migrations/clickhouse/0004_clicks_drop.sql"
-        ))
+        apply(
+            &facts,
+            include_str!("../../../shared/migrations/clickhouse/0004_clicks_drop.sql"),
+        )
         .await;
     }
     for _ in 0..2 {
-        apply(include_str!(
-            "../../../shared/migrations/clickhouse/0005_clicks_rename.sql"
-        ))
+        apply(
+            &facts,
+            include_str!("../../../shared/migrations/clickhouse/0005_clicks_rename.sql"),
+        )
         .await;
     }
     let rows: Vec<(String, String, u8)> = facts

@@ -322,6 +322,14 @@ impl Processor {
     }
 }
 
+/// Runs the statements of one of ClickHouse's migrations.
+pub(crate) async fn apply(facts: &Client, migration: &str) {
+    for statement in migration.split(";\n").filter(|s| !s.trim().is_empty()) {
+        let statement = statement.replace('?', "??");
+        facts.query(&statement).execute().await.unwrap();
+    }
+}
+
 /// Waits until `condition` holds; fails when it takes too long.
 pub(crate) async fn wait_until(condition: impl AsyncFnMut() -> bool) {
     wait_for(PATIENCE, condition).await;

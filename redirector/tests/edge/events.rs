@@ -3,6 +3,7 @@
 use crate::support::{Edge, TENANT, click_id, forged_click_id, header, json};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
+use tributary_shared::customers::customer_hash;
 use tributary_shared::events::{Conversion, Source, Topic};
 use tributary_shared::ids::conversion_id;
 
@@ -32,11 +33,16 @@ async fn a_conversion_is_taken_from_each_way_to_send_it() {
     let mut beacon = order(json!("A"));
     beacon["key"] = json!(key);
     beacon["click_id"] = json!(named);
+    beacon["customer_id"] = json!(4711);
+    beacon["new_customer"] = json!(true);
+    let mut text = order(json!("B"));
+    text["customer_id"] = json!("4711");
+    text["new_customer"] = json!("0");
     let requests = [
         post("/v1/events", "text/plain;charset=UTF-8").body(beacon.to_string()),
         post(&format!("/v1/events?key={key}"), "application/json")
             .header("Cookie", format!("aff_click={kept}"))
-            .body(order(json!("B")).to_string()),
+            .body(text.to_string()),
         post("/v1/events", "application/json")
             .bearer_auth(&key)
             .body(order(json!(1001)).to_string()),
@@ -66,6 +72,20 @@ async fn a_conversion_is_taken_from_each_way_to_send_it() {
     assert_eq!(
         orders,
         [("1001", ""), ("A", &*named), ("B", &*kept), ("D", "")]
+    );
+    let customers: Vec<_> = events
+        .iter()
+        .map(|e| (e.customer_id.as_slice(), e.new_customer))
+        .collect();
+    let hash = customer_hash(TENANT, "4711");
+    assert_eq!(
+        customers,
+        [
+            (&b""[..], None),
+            (&hash[..], Some(true)),
+            (&hash[..], Some(false)),
+            (&b""[..], None)
+        ]
     );
     for event in &events {
         assert_eq!(event.source(), Source::Event);
@@ -101,6 +121,18 @@ async fn a_bad_event_says_why_and_leaves_nothing_behind() {
         (with("order_id", json!("")), 400, "parameter_missing"),
         (with("order_id", json!("a\nb")), 400, "order_id_invalid"),
         (with("event", json!("Sale")), 400, "event_invalid"),
+        (
+            with("customer_id", json!("a\u{7f}")),
+            400,
+            "customer_id_invalid",
+        ),
+        (with("customer_id", json!(true)), 400, "body_invalid"),
+        (
+            with("new_customer", json!("new")),
+            400,
+            "new_customer_invalid",
+        ),
+        (with("new_customer", json!([1])), 400, "body_invalid"),
         (with("amount", json!(-1)), 400, "amount_invalid"),
         (with("amount", json!(0.1 + 0.2)), 400, "amount_invalid"),
         (with("currency", json!("WAT")), 400, "currency_unknown"),

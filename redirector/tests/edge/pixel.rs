@@ -2,6 +2,7 @@
 
 use crate::support::{Edge, TENANT, click_id, forged_click_id, header};
 use reqwest::Response;
+use tributary_shared::customers::customer_hash;
 use tributary_shared::events::{Conversion, Source, Topic};
 use tributary_shared::ids::conversion_id;
 
@@ -32,7 +33,10 @@ async fn a_conversion_is_taken_by_image() {
     let requests = [
         (format!("&order_id=A&click_id={named}"), &kept),
         ("&order_id=B&event=lead&click_id=".to_owned(), &kept),
-        ("&order_id=C".to_owned(), &forged_click_id()),
+        (
+            "&order_id=C&customer_id=C-7&new_customer=false".to_owned(),
+            &forged_click_id(),
+        ),
     ];
     for (rest, cookie) in requests {
         let request = edge
@@ -48,6 +52,9 @@ async fn a_conversion_is_taken_by_image() {
     let clicks: Vec<&str> = events.iter().map(|e| e.click_id.as_str()).collect();
     assert_eq!(clicks, [named.as_str(), kept.as_str(), ""]);
     assert!(events.iter().all(|e| e.source() == Source::Pixel));
+    assert_eq!(events[1].customer_id, b"");
+    assert_eq!(events[2].customer_id, customer_hash(TENANT, "C-7"));
+    assert_eq!(events[2].new_customer, Some(false));
     assert!(events.iter().all(|e| e.tenant_id == TENANT.to_wire()));
     assert_eq!(
         events[1].conversion_id,
@@ -77,6 +84,11 @@ async fn a_refused_image_is_an_image_that_says_why() {
             format!("amount=1&currency=USD&key={key}"),
             400,
             "parameter_missing",
+        ),
+        (
+            format!("{order}&key={key}&customer_id=%0A"),
+            400,
+            "customer_id_invalid",
         ),
         (
             format!("{order}&key={key}&click_id=x"),

@@ -1,6 +1,7 @@
 //! Merchants' side of the edge, over real sockets, Redis and Kafka.
 
 use crate::support::{Edge, TENANT, TOKEN, click_id, forged_click_id, json};
+use tributary_shared::customers::customer_hash;
 use tributary_shared::events::{Conversion, Source, Topic};
 use tributary_shared::ids::conversion_id;
 
@@ -48,8 +49,9 @@ async fn a_conversion_is_taken_by_get_and_post() {
 #[tokio::test]
 async fn a_conversion_without_a_click_is_taken() {
     let edge = Edge::start().await;
-    let path =
-        format!("/postback?token={TOKEN}&order_id=B&event=lead&amount=0&currency=JPY&click_id=");
+    let path = format!(
+        "/postback?token={TOKEN}&order_id=B&event=lead&amount=0&currency=JPY&click_id=&customer_id=&new_customer="
+    );
     assert_eq!(edge.get(&path).send().await.unwrap().status(), 200);
     let event: Conversion = edge.events(Topic::Conversions, 1).await.remove(0);
     assert_eq!(
@@ -60,6 +62,20 @@ async fn a_conversion_without_a_click_is_taken() {
         ),
         ("", "0", "lead")
     );
+    assert_eq!((event.customer_id.len(), event.new_customer), (0, None));
+}
+
+#[tokio::test]
+async fn a_customer_is_taken_and_only_his_hash_is_sent_on() {
+    let edge = Edge::start().await;
+    let path = format!(
+        "/postback?token={TOKEN}&order_id=C&amount=1&currency=USD&customer_id=ana%40shop.example&new_customer=1"
+    );
+    assert_eq!(edge.get(&path).send().await.unwrap().status(), 200);
+    let event: Conversion = edge.events(Topic::Conversions, 1).await.remove(0);
+    assert_eq!(event.customer_id, customer_hash(TENANT, "ana@shop.example"));
+    assert_eq!(event.new_customer, Some(true));
+    assert!(!format!("{event:?}").contains("ana"));
 }
 
 #[tokio::test]
@@ -130,6 +146,21 @@ async fn a_bad_postback_says_why_and_leaves_nothing_behind() {
             format!("{token}&order_id=A&{money}&event=Big%20Sale"),
             400,
             "event_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&customer_id=a%00"),
+            400,
+            "customer_id_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&customer_id={}", "x".repeat(129)),
+            400,
+            "customer_id_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&new_customer=maybe"),
+            400,
+            "new_customer_invalid",
         ),
         (
             format!("{token}&order_id=A&{money}&click_id=%7Bclick_id%7D"),

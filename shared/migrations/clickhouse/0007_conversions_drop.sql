@@ -1,0 +1,3 @@
+-- See 0006.
+DROP TABLE IF EXISTS conversions SYNC;
+DROP TABLE IF EXISTS commissions SYNC;
