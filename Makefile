@@ -35,10 +35,16 @@ bench: build ## the redirect's cost beside nginx's
 	@$(cargo_build) --bin peers
 	@benches/redirect.sh
 
-bench-facts: build ## from Kafka into ClickHouse beside inserts from memory
+# FACTS_CLICKS=10000000 asks the dashboard's questions of ten million clicks alone; a hundred take 10 GB.
+FACTS_CLICKS ?= 10000000,100000000
+bench-facts: build ## the facts: way in, freshness, the dashboard's questions of 100 million clicks
+	@deploy/local/setup.sh facts
 	@$(cargo_build) --bin facts
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
-	    $(launcher) exec --data "$$data" -- target/release/facts
+	    CHAFKA=.engines/bin/chafka CITY_FILE=.engines/cities.mmdb \
+	        $(launcher) exec --data "$$data/transport" -- target/release/facts transport && \
+	    $(launcher) exec --services --data "$$data/system" -- sh -c \
+	        'target/release/facts fresh && target/release/facts questions --clicks $(FACTS_CLICKS)'
 
 # KAFKA_AWAY_SECONDS=20 and DRILL_ROUNDS=5 make the two longest drills short; DRILL_SEED draws other rounds.
 # Eight runtimes have eight segments in use, so that several processors have something to do. What dies is

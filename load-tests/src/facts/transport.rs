@@ -29,7 +29,7 @@ use crate::peers::process::{Process, cpu_time, free_address, memory_kib};
 const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
 /// Clicks of one message and of one segment, as a busy redirector makes them.
 const MESSAGE: u64 = 250;
-const SEGMENT: u64 = 50_000;
+pub(super) const SEGMENT: u64 = 50_000;
 /// Time between two clicks of a segment.
 const STEP_US: i64 = 50;
 /// How long storing one round may take.
@@ -52,6 +52,9 @@ pub(super) struct Options {
     /// The processor that is measured
     #[arg(long, env, default_value = "target/release/processor")]
     pub processor: PathBuf,
+    /// The program chafka, to be measured beside it
+    #[arg(long, env)]
+    pub chafka: Option<PathBuf>,
 }
 
 /// Measures and prints Markdown.
@@ -62,13 +65,19 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
     let mut place = Place::prepare().await?;
     let mut processed = Vec::new();
     let mut direct = Vec::new();
+    let mut by_engine = Vec::new();
+    let mut by_chafka = Vec::new();
     for round in 0..options.rounds {
         eprintln!("facts: round {} of {}", round + 1, options.rounds);
         processed.push(place.processed(options).await?);
         direct.push(place.direct(options).await?);
+        by_engine.push(place.by_kafka_engine(options).await?);
+        if let Some(chafka) = &options.chafka {
+            by_chafka.push(place.by_chafka(chafka, options).await?);
+        }
     }
     let rates = |runs: &[Run]| -> Vec<u64> { runs.iter().map(|run| run.rate()).collect() };
-    let per_cpu: Vec<u64> = processed.iter().map(Run::per_cpu_second).collect();
+    let per_cpu = |runs: &[Run]| -> Vec<u64> { runs.iter().map(Run::per_cpu_second).collect() };
     let memory: Vec<u64> = processed.iter().map(|run| run.memory_kib / 1024).collect();
     let (through, straight) = (rates(&processed), rates(&direct));
     figures::head();
@@ -82,8 +91,21 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
     figures::row(
         "clicks a second of processor CPU, all threads",
         Unit::Count,
-        &per_cpu,
+        &per_cpu(&processed),
     );
+    figures::row(
+        "ClickHouse's Kafka engine, bare, rows/s",
+        Unit::Count,
+        &rates(&by_engine),
+    );
+    if !by_chafka.is_empty() {
+        figures::row("chafka, bare, rows/s", Unit::Count, &rates(&by_chafka));
+        figures::row(
+            "chafka, rows a second of its CPU",
+            Unit::Count,
+            &per_cpu(&by_chafka),
+        );
+    }
     figures::row("processor, most memory, MiB", Unit::Count, &memory);
     figures::row(
         "bytes a click on disk",
@@ -127,6 +149,32 @@ impl Run {
 pub(crate) fn per_second(count: u64, duration: Duration) -> u64 {
     let micros = duration.as_micros().max(1);
     u64::try_from(u128::from(count) * 1_000_000 / micros).unwrap_or(u64::MAX)
+}
+
+pub(super) fn failed(error: KafkaError) -> Error {
+    Error::Unreadable {
+        doing: "use Kafka (KAFKA_BROKERS)".to_owned(),
+        why: error.to_string(),
+    }
+}
+
+/// Hands a message to the producer, once it has room.
+pub(super) fn send(
+    producer: &BaseProducer,
+    topic: &str,
+    key: &[u8],
+    payload: &[u8],
+) -> Result<(), Error> {
+    let mut record = BaseRecord::to(topic).payload(payload).key(key);
+    while let Err((error, again)) = producer.send(record) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(failed(error));
+        }
+        record = again;
+        producer.poll(LOOK_EVERY);
+    }
+    producer.poll(Duration::ZERO);
+    Ok(())
 }
 
 /// The engines, with everything that the product makes there.
@@ -192,34 +240,49 @@ impl Place {
             ("RUST_LOG", "warn".to_owned()),
         ];
         let mut processor = Process::start(&options.processor, "0,1", &[], &environment)?;
-        // Joining its groups takes seconds in which nothing is done: time begins with the first stored click.
         let pid = processor.pid();
         processor.serves(operations, "/healthz")?;
+        self.until_stored("clicks", stored, options.clicks, Some(pid))
+            .await
+    }
+
+    /// Waits until so many clicks more than `before` stand in the table. Measured is from when the first was
+    /// there: joining a group takes seconds in which nothing is done.
+    pub(super) async fn until_stored(
+        &self,
+        table: &str,
+        before: u64,
+        clicks: u64,
+        pid: Option<u32>,
+    ) -> Result<Run, Error> {
+        let cpu_time = || pid.map_or(Ok(Duration::ZERO), cpu_time);
         let began = Instant::now();
         let (mut first, mut memory) = (None, 0);
         loop {
-            let now = self.count("clicks").await? - stored;
-            memory = memory_kib(pid, "VmRSS")?.max(memory);
-            let (before, since, cpu) = match first {
-                None if now == 0 => {
+            let now = self.count(table).await? - before;
+            if let Some(pid) = pid {
+                memory = memory_kib(pid, "VmRSS")?.max(memory);
+            }
+            let (already, since, cpu) = match first {
+                None if now == 0 && began.elapsed() < STORED_WITHIN => {
                     tokio::time::sleep(LOOK_EVERY).await;
                     continue;
                 }
-                None => *first.insert((now, Instant::now(), cpu_time(pid)?)),
+                None => *first.insert((now, Instant::now(), cpu_time()?)),
                 Some(first) => first,
             };
-            if now >= options.clicks {
+            if now >= clicks {
                 return Ok(Run {
-                    clicks: now - before,
+                    clicks: now - already,
                     took: since.elapsed(),
-                    cpu: cpu_time(pid)?.saturating_sub(cpu),
+                    cpu: cpu_time()?.saturating_sub(cpu),
                     memory_kib: memory,
                 });
             }
             if began.elapsed() > STORED_WITHIN {
                 return Err(Error::Unreadable {
-                    doing: "wait until the clicks are stored".to_owned(),
-                    why: format!("{now} of {} are", options.clicks),
+                    doing: format!("wait until the clicks are in {table}"),
+                    why: format!("{now} of {clicks} are"),
                 });
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -264,10 +327,6 @@ impl Place {
     }
 
     fn produce(&mut self, clicks: u64) -> Result<(), Error> {
-        let failed = |error: KafkaError| Error::Unreadable {
-            doing: "put clicks into Kafka (KAFKA_BROKERS)".to_owned(),
-            why: error.to_string(),
-        };
         let producer: BaseProducer =
             engines::kafka::journal_producer(&self.addresses.kafka, 64 << 20)
                 .create()
@@ -294,27 +353,37 @@ impl Place {
                     at,
                     STEP_US,
                 );
-                let mut record = BaseRecord::to(&topic)
-                    .payload(&payload)
-                    .key(segment.as_bytes());
-                while let Err((error, again)) = producer.send(record) {
-                    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                        return Err(failed(error));
-                    }
-                    record = again;
-                    producer.poll(LOOK_EVERY);
-                }
-                producer.poll(Duration::ZERO);
+                send(&producer, &topic, segment.as_bytes(), &payload)?;
             }
         }
+        self.flush(&producer)
+    }
+
+    pub(super) fn flush(&self, producer: &BaseProducer) -> Result<(), Error> {
         producer.flush(FLUSH_WITHIN).map_err(failed)
+    }
+
+    pub(super) fn segments(&self) -> &[Uuid] {
+        &self.segments
+    }
+
+    pub(super) fn kafka(&self) -> &KafkaConfig {
+        &self.addresses.kafka
+    }
+
+    pub(super) fn brokers(&self) -> &str {
+        &self.addresses.kafka.kafka_brokers
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.addresses.clickhouse.clickhouse_database
     }
 
     async fn count(&self, table: &str) -> Result<u64, Error> {
         self.number(&format!("SELECT count() FROM {table}")).await
     }
 
-    async fn number(&self, question: &str) -> Result<u64, Error> {
+    pub(super) async fn number(&self, question: &str) -> Result<u64, Error> {
         let text = self.bytes(question).await?;
         let text = String::from_utf8_lossy(&text);
         text.trim().parse().map_err(|_| Error::Unreadable {
@@ -323,11 +392,11 @@ impl Place {
         })
     }
 
-    async fn bytes(&self, question: &str) -> Result<Vec<u8>, Error> {
+    pub(super) async fn bytes(&self, question: &str) -> Result<Vec<u8>, Error> {
         self.ask(question, Vec::new()).await
     }
 
-    async fn ask(&self, query: &str, body: Vec<u8>) -> Result<Vec<u8>, Error> {
+    pub(super) async fn ask(&self, query: &str, body: Vec<u8>) -> Result<Vec<u8>, Error> {
         let doing = || format!("ask ClickHouse: {query}");
         let failed = |source| Error::Http {
             doing: doing(),
