@@ -54,15 +54,15 @@ impl Place {
             .map(|column| format!("{} {}", column.name, column.kind))
             .collect();
         let brokers = self.brokers();
+        let messages = (options.batch_rows / ROWS).max(1);
         for statement in [
             "DROP TABLE IF EXISTS clicks_by_engine".to_owned(),
             "CREATE TABLE clicks_by_engine AS clicks".to_owned(),
             format!(
                 "CREATE TABLE rows_in_kafka ({}) ENGINE = Kafka SETTINGS kafka_broker_list = '{brokers}', \
                  kafka_topic_list = '{topic}', kafka_group_name = '{topic}', kafka_format = 'RowBinary', \
-                 kafka_max_block_size = {}",
+                 kafka_max_block_size = {messages}, kafka_poll_max_batch_size = {messages}",
                 columns.join(", "),
-                options.batch_rows
             ),
             "CREATE MATERIALIZED VIEW rows_to_clicks TO clicks_by_engine AS SELECT * FROM rows_in_kafka"
                 .to_owned(),
