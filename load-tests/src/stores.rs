@@ -203,6 +203,11 @@ impl ClickHouse {
         Ok(moments.into_iter().map(|row| (row.bucket, row.n)).collect())
     }
 
+    /// All clicks.
+    pub(crate) async fn all_clicks(&self) -> Result<usize, Error> {
+        self.number("SELECT count() AS n FROM clicks").await
+    }
+
     /// All clicks of a tenant.
     pub(crate) async fn clicks_of(&self, tenant: u64) -> Result<usize, Error> {
         self.number(&format!(

@@ -56,11 +56,12 @@ impl Measure {
         Self::AverageOrderValue,
     ];
 
-    /// The measures that can be told by `dimension`.
-    pub(crate) fn known_by(dimension: Dimension) -> Vec<Self> {
+    /// The measures that the rollups tell by `dimension`. Visitors have to be counted click by click, which
+    /// takes the longer the more clicks there are.
+    pub(crate) fn told_by(dimension: Dimension) -> Vec<Self> {
         let of_money = |m: &Self| m.wanted().conversions || m.wanted().commissions;
-        let known = Self::ALL.into_iter();
-        known
+        let told = Self::ALL.into_iter();
+        told.filter(|m| !m.wanted().visitors)
             .filter(|m| dimension.of_money() || !of_money(m))
             .collect()
     }

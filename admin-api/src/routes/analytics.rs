@@ -362,7 +362,8 @@ pub(crate) async fn time_series(
 
 /// Break down by one dimension
 ///
-/// Program, affiliate and link come with conversions and money, the others with clicks alone.
+/// Program, affiliate and link come with conversions and money, the others with clicks alone. Unique visitors
+/// can be asked for by `POST /v1/analytics/query`, which counts them click by click.
 #[utoipa::path(get, path = "/v1/analytics/breakdown", tag = "Analytics", params(TenantHeader, BreakdownQuery),
     responses((status = 200, body = Answer), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn breakdown(
@@ -377,7 +378,7 @@ pub(crate) async fn breakdown(
         to: query.to,
         limit: query.limit,
         other: true,
-        ..Question::of(Measure::known_by(query.dimension))
+        ..Question::of(Measure::told_by(query.dimension))
     };
     respond(answer(&app, at.tenant, &question).await?, format)
 }

@@ -88,10 +88,11 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
     let api = Api::new(&system)?;
     let tenant = api.tenant().await?;
     let end = Clock::system().now();
-    let mut before = 0;
     for clicks in &options.clicks {
-        fill(&clickhouse, tenant, before..*clicks, end).await?;
-        before = *clicks;
+        let there = u64::try_from(clickhouse.all_clicks().await?).unwrap_or(u64::MAX);
+        if there < *clicks {
+            fill(&clickhouse, tenant, there..*clicks, end).await?;
+        }
         let bytes = clickhouse.bytes_per_click().await?;
         println!(
             "\n{} clicks, of which {} the tenant's; {bytes} bytes each on disk, rollups included:\n",
@@ -111,7 +112,7 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts clicks there, and the orders that they led to.
+/// Puts clicks there in addition to those that are there, and the orders that they led to.
 async fn fill(
     clickhouse: &ClickHouse,
     tenant: u64,
