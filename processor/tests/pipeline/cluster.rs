@@ -12,7 +12,7 @@ async fn shape(world: &World, table: &str) -> Vec<String> {
         "SELECT concat(name, ' ', type, ' ', default_kind, ' ', default_expression, ' ', compression_codec) FROM system.columns
          WHERE database = currentDatabase() AND table = ? ORDER BY position",
         "SELECT concat(replaceOne(engine, 'Replicated', ''), ' ', partition_key, ' ', sorting_key, ' ',
-                       extract(create_table_query, 'TTL .*? SETTINGS')) FROM system.tables
+                       extract(create_table_query, 'TTL (.*) SETTINGS')) FROM system.tables
          WHERE database = currentDatabase() AND name = ?",
         "SELECT concat(name, ' ', query) FROM system.projections
          WHERE database = currentDatabase() AND table = ? ORDER BY name",
