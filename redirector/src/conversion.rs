@@ -224,6 +224,7 @@ impl<'r> Report<'r> {
                 .map(|id| customer_hash(tenant, id).to_vec())
                 .unwrap_or_default(),
             new_customer,
+            ..Conversion::default()
         })
     }
 }
