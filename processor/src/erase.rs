@@ -117,6 +117,7 @@ impl Eraser {
         }
         for (tenant, open) in by_tenant {
             if !open.visitors.is_empty() {
+                self.erase_reports(tenant, &open.visitors).await?;
                 let erase = self.clickhouse.query(ERASE).bind(tenant);
                 erase.bind(&open.visitors).execute().await?;
             }
@@ -133,6 +134,20 @@ impl Eraser {
         Ok(())
     }
 
+    /// Takes what is personal out of what visitors' browsers reported.
+    async fn erase_reports(&self, tenant: i64, visitors: &[u64]) -> Result<(), EraseError> {
+        let visitors: Vec<Vec<u8>> = visitors.iter().map(|v| v.to_be_bytes().to_vec()).collect();
+        sqlx::query(
+            "UPDATE conversion_reports SET visitor_id = NULL, fingerprint = NULL, address = NULL, user_agent = NULL, email_domain = NULL
+             WHERE tenant_id = $1 AND substring(visitor_id FROM 9) = ANY($2)",
+        )
+        .bind(tenant)
+        .bind(&visitors)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
     async fn erase_customers(
         &self,
         tenant: i64,
@@ -145,6 +160,15 @@ impl Eraser {
             .bind(customers)
             .execute(&self.pool)
             .await?;
+        sqlx::query(
+            "UPDATE conversion_reports SET customer_id = NULL, visitor_id = NULL, fingerprint = NULL, address = NULL,
+                    user_agent = NULL, email_domain = NULL
+             WHERE tenant_id = $1 AND customer_id = ANY($2)",
+        )
+        .bind(tenant)
+        .bind(customers)
+        .execute(&self.pool)
+        .await?;
         let texts: Vec<String> = customers.iter().map(hex::encode).collect();
         let erase = self.clickhouse.query(ERASE_CUSTOMERS).bind(tenant);
         erase.bind(&texts).execute().await?;
@@ -159,7 +183,7 @@ impl Eraser {
     ) -> Result<(), EraseError> {
         let clicks: Vec<String> = sqlx::query_scalar(
             "SELECT DISTINCT click_id FROM conversions
-             WHERE tenant_id = $1 AND customer_id = ANY($2) AND attribution = 'click_token'",
+             WHERE tenant_id = $1 AND customer_id = ANY($2) AND click_id IS NOT NULL",
         )
         .bind(tenant)
         .bind(customers)

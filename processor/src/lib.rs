@@ -1,11 +1,12 @@
 //! From Kafka to facts and money.
 //!
-//! Five tasks, each the owner of one step; a message's way through the files:
+//! Seven tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
 //! | clicks | topic `clicks` | `clicks`, `enrich`, `unresolved`, `tenants`, `segments`, `sink` | ClickHouse `clicks` |
-//! | conversions | topic `conversions` | `conversions`, `attribute`, `price`, `ledger` | PostgreSQL |
+//! | conversions | topic `conversions` | `conversions`, `reports`, `settle`, `ledger` | PostgreSQL |
+//! | due, twice | PostgreSQL `conversions`, ClickHouse `clicks` | `settle`, `ledger` | PostgreSQL |
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
 //! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
@@ -13,7 +14,6 @@
 //! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
 //! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back.
 
-mod attribute;
 mod cli;
 mod clicks;
 mod config;
@@ -27,9 +27,10 @@ mod lag;
 mod ledger;
 mod ledger_facts;
 mod outbox;
-mod price;
+mod reports;
 mod retry;
 mod segments;
+mod settle;
 mod sink;
 mod tenants;
 mod unresolved;
@@ -42,6 +43,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::engines::{self, kafka};
+use tributary_shared::clock::Clock;
 use tributary_shared::events::{Click, Topic};
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
@@ -58,11 +60,13 @@ use crate::enrich::Enricher;
 use crate::erase::Eraser;
 use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
+use crate::settle::Settler;
+use crate::settle::due::{Due, Purpose};
 use crate::sink::Sink;
 use crate::tenants::Tenants;
 
-/// Connections to PostgreSQL: one for each task that uses it, and one that listens.
-const POSTGRES_CONNECTIONS: u32 = 5;
+/// Connections to PostgreSQL: one for each task that uses it, and two that listen.
+const POSTGRES_CONNECTIONS: u32 = 9;
 
 /// How long Kafka may take to acknowledge a message; less than PostgreSQL's patience with a transaction.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,11 +129,8 @@ pub async fn run(
         shutdown: stop.clone(),
         click: Click::default(),
     };
-    let conversions = Conversions {
-        pool: pool.clone(),
-        keys: config.click_token_keys.clone(),
-        shutdown: stop.clone(),
-    };
+    let settler = Settler::new(config.click_token_keys.clone(), Clock::system());
+    let conversions = Conversions::new(pool.clone(), settler.clone(), stop.clone());
     let ledger_facts = LedgerFacts {
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),
@@ -156,6 +157,15 @@ pub async fn run(
     tasks.spawn(reading(Topic::Conversions)?.drive(conversions));
     tasks.spawn(reading(Topic::Ledger)?.drive(ledger_facts));
     tasks.spawn(relay.run(stop.clone()));
+    for purpose in [Purpose::Look, Purpose::Time] {
+        let due = Due {
+            pool: pool.clone(),
+            facts: clickhouse.clone(),
+            settler: settler.clone(),
+            purpose,
+        };
+        tasks.spawn(due.run(stop.clone()));
+    }
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 

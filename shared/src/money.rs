@@ -1,6 +1,6 @@
 //! Money: exact decimals with a currency, and the one rule by which an amount is rounded.
 //!
-//! Rounding happens in one place, [`Money::percent`], to the currency's minor unit, half away from
+//! Rounding happens in one place, [`Currency::round`], to the currency's minor unit, half away from
 //! zero: 10 % of 12.25 USD is 1.23. An amount with more digits than its currency has is refused at
 //! the door, never rounded silently.
 
@@ -42,6 +42,14 @@ impl Currency {
     #[must_use]
     pub fn minor_digits(self) -> u32 {
         self.0.exponent().map_or(0, u32::from)
+    }
+
+    /// An exact amount as it is paid: rounded by [`ROUNDING`] to the minor unit, and written with all its digits.
+    #[must_use]
+    pub fn round(self, exact: Decimal) -> Decimal {
+        let mut amount = exact.round_dp_with_strategy(self.minor_digits(), ROUNDING);
+        amount.rescale(self.minor_digits());
+        amount
     }
 
     /// The three letters.
@@ -120,10 +128,8 @@ impl Money {
     #[must_use]
     pub fn percent(self, percent: Decimal) -> Self {
         let exact = self.amount * percent / Decimal::ONE_HUNDRED;
-        let mut amount = exact.round_dp_with_strategy(self.currency.minor_digits(), ROUNDING);
-        amount.rescale(self.currency.minor_digits());
         Self {
-            amount,
+            amount: self.currency.round(exact),
             currency: self.currency,
         }
     }

@@ -57,8 +57,14 @@ pub(crate) struct CurrencyBalance {
     /// Approved and not paid yet.
     #[schema(examples("100.00"))]
     available: String,
+    /// In a payout that is under way.
+    #[schema(examples("0.00"))]
+    in_payout: String,
     #[schema(examples("0.00"))]
     paid: String,
+    /// What was paid and taken back since, as a negative amount: the next payout is less by it.
+    #[schema(examples("0.00"))]
+    clawback: String,
 }
 
 /// Create an affiliate
@@ -140,7 +146,7 @@ async fn find(app: &App, at: Scoped, id: Id) -> Result<Affiliate, Problem> {
 
 /// Read an affiliate's balance
 ///
-/// Summed over the ledger's entries, so it is exact at the moment of asking.
+/// What the database itself keeps beside the ledger's entries, in the same transactions.
 #[utoipa::path(get, path = "/v1/affiliates/{id}/balance", tag = "Affiliates", params(TenantHeader, ("id" = i64, Path)),
     responses((status = 200, body = Balance), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn balance(
@@ -150,11 +156,8 @@ pub(crate) async fn balance(
 ) -> Result<Json<Balance>, Problem> {
     let affiliate = find(&app, at, id).await?;
     let sums: Vec<(String, String, Decimal)> = sqlx::query_as(
-        "SELECT a.currency, a.kind, sum(e.amount)
-         FROM ledger_accounts a
-         JOIN ledger_entries e ON e.tenant_id = a.tenant_id AND e.account_id = a.id
-         WHERE a.tenant_id = $1 AND a.affiliate_id = $2
-         GROUP BY a.currency, a.kind",
+        "SELECT a.currency, a.kind, b.balance FROM ledger_accounts a JOIN ledger_balances b ON b.account_id = a.id
+         WHERE a.tenant_id = $1 AND a.affiliate_id = $2",
     )
     .bind(at.tenant)
     .bind(affiliate.id)
@@ -169,7 +172,9 @@ pub(crate) async fn balance(
         CurrencyBalance {
             pending: sum("pending"),
             available: sum("available"),
+            in_payout: sum("in_payout"),
             paid: sum("paid"),
+            clawback: sum("clawback"),
             currency,
         }
     });

@@ -24,8 +24,6 @@ use crate::state::App;
 pub(crate) struct Rule {
     id: i64,
     version: i32,
-    #[schema(examples("10"))]
-    percent: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,16 +36,24 @@ pub(crate) struct Commission {
     program_id: ProgramId,
     #[schema(value_type = i64)]
     affiliate_id: AffiliateId,
-    #[schema(value_type = i64)]
-    link_id: LinkId,
+    /// None: a coupon led to it.
+    #[schema(value_type = Option<i64>)]
+    link_id: Option<LinkId>,
+    /// `direct`, `upline 1` (the affiliate's parent) and so on, or `bonus` with the rule's name.
+    #[schema(examples("direct"))]
+    part: String,
     rule: Rule,
-    /// What the percentage was taken of.
+    /// What it was taken of.
     #[schema(examples("49.90"))]
     basis: String,
+    /// What was earned, before refunds.
+    #[schema(examples("4.99"))]
+    gross: String,
+    /// What it is worth now.
     #[schema(examples("4.99"))]
     amount: String,
     currency: String,
-    /// pending, approved, paid or rejected.
+    /// pending, approved, paid, rejected or clawed_back.
     state: String,
     hold_until: DateTime<Utc>,
     created_at: DateTime<Utc>,
@@ -60,10 +66,11 @@ struct Row {
     order_id: String,
     program_id: ProgramId,
     affiliate_id: AffiliateId,
-    link_id: LinkId,
+    link_id: Option<LinkId>,
     rule_id: i64,
     rule_version: i32,
-    percent: Decimal,
+    part: String,
+    gross: Decimal,
     basis: Decimal,
     amount: Decimal,
     currency: String,
@@ -84,9 +91,10 @@ impl From<Row> for Commission {
             rule: Rule {
                 id: row.rule_id,
                 version: row.rule_version,
-                percent: amounts::percent(row.percent),
             },
+            part: row.part,
             basis: amounts::text(row.basis, &row.currency),
+            gross: amounts::text(row.gross, &row.currency),
             amount: amounts::text(row.amount, &row.currency),
             currency: row.currency,
             state: row.state,
@@ -109,7 +117,7 @@ pub(crate) async fn list(
     let (from, to) = filter.times()?;
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT m.id, m.conversion_id, c.order_id, m.program_id, m.affiliate_id, m.link_id, m.rule_id,
-                m.rule_version, m.percent, m.basis, m.amount, m.currency, m.state, m.hold_until, m.created_at
+                m.rule_version, m.part, m.gross, m.basis, m.amount, m.currency, m.state, m.hold_until, m.created_at
          FROM commissions m
          JOIN conversions c ON c.tenant_id = m.tenant_id AND c.id = m.conversion_id
          WHERE m.tenant_id = $1

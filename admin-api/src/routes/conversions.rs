@@ -60,13 +60,23 @@ pub(crate) struct Conversion {
     /// The merchant's own.
     order_id: String,
     event: String,
+    /// lead, pending, approved, rejected or refunded.
+    #[schema(examples("pending"))]
+    status: String,
     #[schema(examples("49.90"))]
     amount: String,
+    /// What of the amount was given back.
+    #[schema(examples("0.00"))]
+    refunded: String,
+    /// XXX until the amount is known.
     currency: String,
     accepted_at: DateTime<Utc>,
-    /// Why it was credited, or why it was not: click_token, no_click, bad_click_token, unknown_link,
-    /// other_tenant or outside_window.
+    /// By what it was credited: click_token, coupon, visitor or fingerprint; or why it was not: no_click,
+    /// bad_click_token, unknown_link, other_tenant or outside_window.
     attribution: String,
+    /// How it was shared out: last_click, first_click, linear, time_decay or position_based; null: credited to nobody.
+    model: Option<String>,
+    coupon: Option<String>,
     click_id: Option<String>,
     #[schema(value_type = Option<i64>)]
     link_id: Option<LinkId>,
@@ -76,9 +86,11 @@ pub(crate) struct Conversion {
     program_id: Option<ProgramId>,
     /// The hash that stands for the customer, 32 hexadecimal digits; null: not known, or erased.
     customer_hash: Option<String>,
-    /// Whether the customer was new to the merchant: as the merchant said, else whether this is the first conversion
-    /// of his that was recorded; null: neither is known.
+    /// Whether the customer was new to the merchant: as the merchant said, else whether no earlier conversion
+    /// of his is known; null: neither is known.
     new_customer: Option<bool>,
+    /// What could not be followed, or why it earns nothing.
+    note: Option<String>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -86,16 +98,21 @@ pub(crate) struct Row {
     pub id: Uuid,
     pub order_id: String,
     pub event: String,
+    pub status: String,
     pub amount: Decimal,
+    pub refunded: Decimal,
     pub currency: String,
     pub accepted_at: DateTime<Utc>,
     pub attribution: String,
+    pub model: Option<String>,
+    pub coupon: Option<String>,
     pub click_id: Option<String>,
     pub link_id: Option<LinkId>,
     pub affiliate_id: Option<AffiliateId>,
     pub program_id: Option<ProgramId>,
     pub customer_hash: Option<String>,
     pub new_customer: Option<bool>,
+    pub note: Option<String>,
 }
 
 impl From<Row> for Conversion {
@@ -104,16 +121,21 @@ impl From<Row> for Conversion {
             id: row.id,
             order_id: row.order_id,
             event: row.event,
+            status: row.status,
             amount: amounts::text(row.amount, &row.currency),
+            refunded: amounts::text(row.refunded, &row.currency),
             currency: row.currency,
             accepted_at: row.accepted_at,
             attribution: row.attribution,
+            model: row.model,
+            coupon: row.coupon,
             click_id: row.click_id,
             link_id: row.link_id,
             affiliate_id: row.affiliate_id,
             program_id: row.program_id,
             customer_hash: row.customer_hash,
             new_customer: row.new_customer,
+            note: row.note,
         }
     }
 }
@@ -146,8 +168,8 @@ async fn find(
 ) -> Result<Vec<Row>, Problem> {
     let (from, to) = filter.times()?;
     let rows = sqlx::query_as(
-        "SELECT id, order_id, event, amount, currency, accepted_at, attribution, click_id, link_id,
-                affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer
+        "SELECT id, order_id, event, status, amount, refunded, currency, accepted_at, attribution, model, coupon, click_id,
+                link_id, affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer, note
          FROM conversions
          WHERE tenant_id = $1
            AND ($2::timestamptz IS NULL OR accepted_at >= $2)

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde_json::json;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tributary_shared::ids::{ProgramId, TenantId};
@@ -137,12 +138,11 @@ pub(crate) async fn create(
     .fetch_one(creation.connection())
     .await?;
     sqlx::query(
-        "INSERT INTO commission_rules (tenant_id, program_id, version, percent, created_at)
-         VALUES ($1, $2, 1, $3, $4)",
+        "INSERT INTO commission_rules (tenant_id, program_id, version, document, created_at) VALUES ($1, $2, 1, $3, $4)",
     )
     .bind(at.tenant)
     .bind(row.id)
-    .bind(percent)
+    .bind(json!({"reward": {"kind": "percent", "percent": amounts::percent(row.percent)}}))
     .bind(row.created_at)
     .execute(creation.connection())
     .await?;
@@ -162,7 +162,8 @@ pub(crate) async fn list(
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at, r.percent
          FROM programs p JOIN LATERAL (
-             SELECT percent FROM commission_rules WHERE program_id = p.id ORDER BY version DESC LIMIT 1
+             SELECT (document->'reward'->>'percent')::numeric AS percent FROM commission_rules
+             WHERE program_id = p.id AND name = 'base' ORDER BY version DESC LIMIT 1
          ) r ON true
          WHERE p.tenant_id = $1 AND p.id > $2 ORDER BY p.id LIMIT $3",
     )
@@ -190,8 +191,9 @@ pub(crate) async fn read(
 
 async fn find(connection: &mut PgConnection, tenant: TenantId, id: i64) -> Result<Row, Problem> {
     sqlx::query_as(
-        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at, r.percent
-         FROM programs p JOIN commission_rules r ON r.tenant_id = p.tenant_id AND r.program_id = p.id
+        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at,
+                (r.document->'reward'->>'percent')::numeric AS percent
+         FROM programs p JOIN commission_rules r ON r.tenant_id = p.tenant_id AND r.program_id = p.id AND r.name = 'base'
          WHERE p.tenant_id = $1 AND p.id = $2 ORDER BY r.version DESC LIMIT 1",
     )
     .bind(tenant)

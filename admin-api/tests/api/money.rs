@@ -25,9 +25,9 @@ async fn order(
     let mut transaction = pool.begin().await.unwrap();
     let attributed = commission.is_some();
     sqlx::query(
-        "INSERT INTO conversions (id, tenant_id, order_id, event, amount, currency, accepted_at, attribution,
-                                  click_id, link_id, affiliate_id, program_id)
-         VALUES ($1, $2, $3, 'sale', $4::numeric, 'USD', $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO conversions (id, tenant_id, order_id, event, amount, currency, accepted_at, converted_at,
+                                  attribution, click_id, link_id, affiliate_id, program_id)
+         VALUES ($1, $2, $3, 'sale', $4::numeric, 'USD', $5, $5, $6, $7, $8, $9, $10)",
     )
     .bind(id)
     .bind(tenant.id)
@@ -46,8 +46,9 @@ async fn order(
         sqlx::query(
             "WITH m AS (
                 INSERT INTO commissions (id, tenant_id, conversion_id, program_id, affiliate_id, link_id, rule_id,
-                    rule_version, percent, basis, amount, currency, state, hold_until, created_at)
-                SELECT $1, $2, $1, $3, $4, $5, r.id, r.version, r.percent, $6::numeric, $7::numeric, 'USD', 'pending', $8, $8
+                    rule_version, basis, gross, amount, pending, currency, state, hold_until, created_at)
+                SELECT $1, $2, $1, $3, $4, $5, r.id, r.version, $6::numeric, $7::numeric, $7::numeric, $7::numeric, 'USD',
+                       'pending', $8, $8
                 FROM commission_rules r WHERE r.program_id = $3 RETURNING id
              ), a AS (
                 INSERT INTO ledger_accounts (tenant_id, affiliate_id, kind, currency)
@@ -163,14 +164,14 @@ async fn a_commission_explains_itself_and_the_balance_is_its_sum() {
         item,
         json!({"id": null, "conversion_id": null, "order_id": "=order-4", "program_id": tenant.program,
             "affiliate_id": tenant.affiliate, "link_id": tenant.link,
-            "rule": {"id": null, "version": 1, "percent": "10"}, "basis": "49.90", "amount": "4.99",
+            "part": "direct", "rule": {"id": null, "version": 1}, "basis": "49.90", "gross": "4.99", "amount": "4.99",
             "currency": "USD", "state": "pending", "hold_until": "2026-01-01T00:02:00Z", "created_at": "2026-01-01T00:02:00Z"})
     );
     let path = format!("/v1/affiliates/{}/balance", tenant.affiliate);
     assert_eq!(
         api.get(&tenant.analyst, &path).await.json(),
         json!({"affiliate_id": tenant.affiliate,
-            "balances": [{"currency": "USD", "pending": "24.95", "available": "0.00", "paid": "0.00"}]})
+            "balances": [{"currency": "USD", "pending": "24.95", "available": "0.00", "in_payout": "0.00", "paid": "0.00", "clawback": "0.00"}]})
     );
     // From any entry one query leads to everything behind it.
     let explained: Vec<Value> =
@@ -185,8 +186,8 @@ async fn a_commission_explains_itself_and_the_balance_is_its_sum() {
             "order_id",
             "rule_id",
             "rule_version",
-            "percent",
             "basis",
+            "steps",
             "click_id",
             "path",
             "commission_id",
@@ -226,7 +227,7 @@ async fn lists_can_be_had_as_csv() {
     assert!(!answer.header("next-cursor").is_empty());
     let lines: Vec<&str> = answer.text.lines().collect();
     assert_eq!(lines.len(), 3);
-    assert!(lines[0].starts_with("id,conversion_id,order_id,program_id,affiliate_id,link_id,rule.id,rule.version,rule.percent,basis,amount"));
+    assert!(lines[0].starts_with("id,conversion_id,order_id,program_id,affiliate_id,link_id,part,rule.id,rule.version,basis,gross,amount"));
     // What a spreadsheet would run as a formula is text.
     assert!(lines[1].contains(",'=order-4,"), "{}", lines[1]);
     assert_eq!(api.send(csv("/v1/links")).await.text.lines().count(), 2);

@@ -11,6 +11,8 @@ mod enriched;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod money;
+#[cfg(test)]
 mod once;
 #[cfg(test)]
 mod support;

@@ -105,8 +105,8 @@ impl World {
                 .await
                 .unwrap();
         id(
-            "INSERT INTO commission_rules (tenant_id, program_id, version, percent)
-            VALUES ($1, $2, 1, 10) RETURNING id",
+            r#"INSERT INTO commission_rules (tenant_id, program_id, version, document)
+            VALUES ($1, $2, 1, '{"reward": {"kind": "percent", "percent": "10"}}') RETURNING id"#,
         )
         .bind(tenant)
         .bind(program)

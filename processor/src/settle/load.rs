@@ -1,0 +1,355 @@
+//! What has to be known to settle conversions, read from PostgreSQL with one question for all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde_json::Value;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use tributary_shared::customers::CustomerHash;
+use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+use uuid::Uuid;
+
+use super::attribute::{Step, Terms};
+use super::position::Position;
+use crate::reports::{self, Report};
+
+/// A conversion as it was settled last.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct Before {
+    pub(super) id: Uuid,
+    pub(super) tenant_id: TenantId,
+    pub(super) order_id: String,
+    pub(super) event: String,
+    pub(super) accepted_at: DateTime<Utc>,
+    pub(super) status: String,
+    pub(super) amount: Decimal,
+    pub(super) refunded: Decimal,
+    pub(super) currency: String,
+    pub(super) attribution: String,
+    pub(super) path: Json<Value>,
+    pub(super) click_id: Option<String>,
+    pub(super) link_id: Option<LinkId>,
+    pub(super) affiliate_id: Option<AffiliateId>,
+    pub(super) program_id: Option<ProgramId>,
+    pub(super) customer_id: Option<CustomerHash>,
+    pub(super) new_customer: Option<bool>,
+    pub(super) looks: i16,
+    /// 0: it has never been settled.
+    pub(super) version: i64,
+}
+
+impl Before {
+    /// The path that was kept, as far as it can be read: older ones had another form.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        serde_json::from_value(self.path.0.clone()).unwrap_or_default()
+    }
+}
+
+/// A commission as it stands.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct Commission {
+    pub(super) id: Uuid,
+    pub(super) conversion_id: Uuid,
+    pub(super) affiliate_id: AffiliateId,
+    pub(super) program_id: ProgramId,
+    pub(super) part: String,
+    pub(super) currency: String,
+    pub(super) gross: Decimal,
+    pub(super) rule_id: i64,
+    pub(super) rule_version: i32,
+    pub(super) state: String,
+    pub(super) hold_until: DateTime<Utc>,
+    pub(super) pending: Decimal,
+    pub(super) available: Decimal,
+    pub(super) in_payout: Decimal,
+    pub(super) paid: Decimal,
+    pub(super) clawback: Decimal,
+    pub(super) postings: i32,
+    pub(super) version: i64,
+}
+
+impl Commission {
+    pub(super) fn position(&self) -> Position {
+        Position {
+            pending: self.pending,
+            available: self.available,
+            in_payout: self.in_payout,
+            paid: self.paid,
+            clawback: self.clawback,
+        }
+    }
+}
+
+/// The latest decision of a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    Approve,
+    Reject,
+    Reinstate,
+}
+
+/// Whose a link is.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub(super) struct Link {
+    pub(super) tenant_id: TenantId,
+    pub(super) program_id: ProgramId,
+    pub(super) affiliate_id: AffiliateId,
+}
+
+/// What a program says of money.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) terms: Terms,
+    pub(super) currency: String,
+    pub(super) hold_seconds: i64,
+    pub(super) pay_in: String,
+    pub(super) upline_percents: Vec<Decimal>,
+    pub(super) upline_of: String,
+}
+
+/// A version of a rule.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct RuleRow {
+    pub(super) id: i64,
+    pub(super) program_id: ProgramId,
+    pub(super) name: String,
+    pub(super) version: i32,
+    pub(super) document: Json<Value>,
+    pub(super) active: bool,
+    pub(super) created_at: DateTime<Utc>,
+}
+
+/// What rules and uplines ask of an affiliate.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct Affiliate {
+    pub(super) id: AffiliateId,
+    pub(super) parent_id: Option<AffiliateId>,
+    pub(super) tier: Option<String>,
+    pub(super) groups: Vec<String>,
+    pub(super) tags: Vec<String>,
+}
+
+/// All of it, for some conversions.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) conversions: Vec<Before>,
+    pub(super) reports: BTreeMap<Uuid, Vec<Report>>,
+    pub(super) commissions: BTreeMap<Uuid, Vec<Commission>>,
+    pub(super) decisions: BTreeMap<Uuid, Decision>,
+    pub(super) links: BTreeMap<LinkId, Link>,
+    pub(super) coupons: BTreeMap<(TenantId, String), (ProgramId, AffiliateId)>,
+    pub(super) programs: BTreeMap<ProgramId, Program>,
+    pub(super) rules: BTreeMap<ProgramId, Vec<RuleRow>>,
+    pub(super) affiliates: BTreeMap<AffiliateId, Affiliate>,
+    pub(super) erased: BTreeSet<(TenantId, CustomerHash)>,
+}
+
+/// Locks the conversions, those that nobody else settles just now, and reads what was reported and decided of them.
+pub(super) async fn conversions(
+    connection: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<Known, sqlx::Error> {
+    let conversions: Vec<Before> = sqlx::query_as(
+        "SELECT id, tenant_id, order_id, event, accepted_at, status, amount, refunded, currency, attribution, path,
+                click_id, link_id, affiliate_id, program_id, customer_id, new_customer, looks, version
+         FROM conversions WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+    )
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut known = Known {
+        conversions,
+        ..Known::default()
+    };
+    for report in reports::of(connection, ids).await? {
+        let of = known.reports.entry(report.conversion_id).or_default();
+        of.push(report);
+    }
+    let commissions: Vec<Commission> = sqlx::query_as(
+        "SELECT id, conversion_id, affiliate_id, program_id, part, currency, gross, rule_id, rule_version, state, hold_until, pending, available,
+                in_payout, paid, clawback, postings, version
+         FROM commissions WHERE conversion_id = ANY($1) ORDER BY id",
+    )
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    for commission in commissions {
+        let of = known.commissions.entry(commission.conversion_id);
+        of.or_default().push(commission);
+    }
+    let decisions: Vec<(Uuid, String)> = sqlx::query_as(
+        "SELECT DISTINCT ON (conversion_id) conversion_id, decision FROM conversion_decisions
+         WHERE conversion_id = ANY($1) ORDER BY conversion_id, id DESC",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    for (id, decision) in decisions {
+        let decision = match decision.as_str() {
+            "approve" => Decision::Approve,
+            "reject" => Decision::Reject,
+            _ => Decision::Reinstate,
+        };
+        known.decisions.insert(id, decision);
+    }
+    Ok(known)
+}
+
+/// Whose links, coupons and customers these are.
+pub(super) async fn evidence(
+    connection: &mut PgConnection,
+    known: &mut Known,
+    links: &BTreeSet<LinkId>,
+    coupons: &BTreeSet<(TenantId, String)>,
+    customers: &BTreeSet<(TenantId, CustomerHash)>,
+) -> Result<(), sqlx::Error> {
+    if !links.is_empty() {
+        let rows: Vec<(LinkId, TenantId, ProgramId, AffiliateId)> = sqlx::query_as(
+            "SELECT id, tenant_id, program_id, affiliate_id FROM links WHERE id = ANY($1)",
+        )
+        .bind(links.iter().copied().collect::<Vec<_>>())
+        .fetch_all(&mut *connection)
+        .await?;
+        let link = |(id, tenant_id, program_id, affiliate_id)| {
+            let link = Link {
+                tenant_id,
+                program_id,
+                affiliate_id,
+            };
+            (id, link)
+        };
+        known.links = rows.into_iter().map(link).collect();
+    }
+    if !coupons.is_empty() {
+        let (tenants, codes): (Vec<TenantId>, Vec<String>) = coupons.iter().cloned().unzip();
+        let rows: Vec<(TenantId, String, ProgramId, AffiliateId)> = sqlx::query_as(
+            "SELECT c.tenant_id, lower(c.code), c.program_id, c.affiliate_id
+             FROM unnest($1::bigint[], $2::text[]) AS w (tenant_id, code)
+             JOIN coupons c ON c.tenant_id = w.tenant_id AND lower(c.code) = lower(w.code) WHERE c.active",
+        )
+        .bind(tenants)
+        .bind(codes)
+        .fetch_all(&mut *connection)
+        .await?;
+        let coupon = |(tenant, code, program, affiliate)| ((tenant, code), (program, affiliate));
+        known.coupons = rows.into_iter().map(coupon).collect();
+    }
+    if !customers.is_empty() {
+        let (tenants, hashes): (Vec<TenantId>, Vec<CustomerHash>) = customers.iter().copied().unzip();
+        let rows: Vec<(TenantId, CustomerHash)> = sqlx::query_as(
+            "SELECT tenant_id, customer_id FROM erasures
+             WHERE (tenant_id, customer_id) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[]))",
+        )
+        .bind(tenants)
+        .bind(hashes)
+        .fetch_all(connection)
+        .await?;
+        known.erased = rows.into_iter().collect();
+    }
+    Ok(())
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct ProgramRow {
+    id: ProgramId,
+    currency: String,
+    window_seconds: i64,
+    hold_seconds: i64,
+    model: String,
+    pay_in: String,
+    upline_percents: Vec<Decimal>,
+    upline_of: String,
+}
+
+/// What these programs say.
+pub(super) async fn programs(
+    connection: &mut PgConnection,
+    known: &mut Known,
+    programs: &BTreeSet<ProgramId>,
+) -> Result<(), sqlx::Error> {
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<ProgramId> = programs.iter().copied().collect();
+    let rows: Vec<ProgramRow> = sqlx::query_as(
+        "SELECT id, currency, window_seconds, hold_seconds, model, pay_in, upline_percents, upline_of
+         FROM programs WHERE id = ANY($1)",
+    )
+    .bind(&ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let model = row.model.parse().unwrap_or(super::attribute::Model::LastClick);
+        let program = Program {
+            terms: Terms {
+                window_seconds: row.window_seconds,
+                model,
+            },
+            currency: row.currency,
+            hold_seconds: row.hold_seconds,
+            pay_in: row.pay_in,
+            upline_percents: row.upline_percents,
+            upline_of: row.upline_of,
+        };
+        known.programs.insert(row.id, program);
+    }
+    let rules: Vec<RuleRow> = sqlx::query_as(
+        "SELECT id, program_id, name, version, document, active, created_at FROM commission_rules
+         WHERE program_id = ANY($1) ORDER BY program_id, name, version",
+    )
+    .bind(&ids)
+    .fetch_all(connection)
+    .await?;
+    for rule in rules {
+        known.rules.entry(rule.program_id).or_default().push(rule);
+    }
+    Ok(())
+}
+
+/// These affiliates, their parents, theirs and so on.
+pub(super) async fn affiliates(
+    connection: &mut PgConnection,
+    known: &mut Known,
+    affiliates: &BTreeSet<AffiliateId>,
+) -> Result<(), sqlx::Error> {
+    if affiliates.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Affiliate> = sqlx::query_as(
+        "WITH RECURSIVE line AS (
+             SELECT id, tenant_id, parent_id, 0 AS level FROM affiliates WHERE id = ANY($1)
+             UNION
+             SELECT a.id, a.tenant_id, a.parent_id, level + 1 FROM line
+             JOIN affiliates a ON a.tenant_id = line.tenant_id AND a.id = line.parent_id WHERE level < 10)
+         SELECT id, parent_id, tier, groups, tags FROM affiliates WHERE id IN (SELECT id FROM line)",
+    )
+    .bind(affiliates.iter().copied().collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    known.affiliates = rows.into_iter().map(|row| (row.id, row)).collect();
+    Ok(())
+}
+
+/// For each of these conversions whether an earlier one of its customer is known: (id, tenant, customer, time) → id.
+pub(super) async fn returning(
+    connection: &mut PgConnection,
+    of: &[(Uuid, TenantId, CustomerHash, DateTime<Utc>)],
+) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    if of.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT w.id FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::timestamptz[]) AS w (id, tenant_id, customer_id, at)
+         WHERE EXISTS (SELECT 1 FROM conversions c WHERE c.tenant_id = w.tenant_id AND c.customer_id = w.customer_id
+                       AND (c.converted_at, c.id) < (w.at, w.id))",
+    )
+    .bind(of.iter().map(|o| o.0).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.1).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.2).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.3).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
+}

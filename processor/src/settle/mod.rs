@@ -1,0 +1,419 @@
+//! What follows from all that was reported and decided of a conversion: who is credited, what it earns, and where the
+//! money stands. Computed whole each time something new is known, and compared with what stands in PostgreSQL; the ledger gets
+//! the difference. So it does not matter in which order things become known, nor how often.
+//!
+//! | file | |
+//! |---|---|
+//! | `order` | what all reports together say |
+//! | `attribute` | who is credited, for which part |
+//! | `price` | what that earns by the program's rules |
+//! | `position` | where in the ledger that should stand |
+//! | `load`, `write` | PostgreSQL, with one question or statement for many conversions |
+//! | `look` | the shopper's other clicks, from the facts |
+//! | `due` | the task that comes back to conversions when time has passed or somebody decided |
+
+mod attribute;
+pub(crate) mod due;
+mod load;
+mod look;
+mod order;
+mod position;
+mod price;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use tributary_shared::click_token;
+use tributary_shared::clock::Clock;
+use tributary_shared::customers::CustomerHash;
+use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+use tributary_shared::secrets::KeyRing;
+use uuid::Uuid;
+
+use self::attribute::{Attribution, Evidence, Step, Touchpoint, Unattributed, attribute};
+use self::load::{Before, Decision, Known};
+use self::look::Found;
+use self::order::Order;
+use self::position::{Hold, after_refund};
+use self::price::Priced;
+use self::write::{Commission, Conversion};
+use crate::reports::{Report, Status};
+
+/// Settles conversions.
+#[derive(Debug, Clone)]
+pub(crate) struct Settler {
+    keys: KeyRing,
+    pub(crate) clock: Clock,
+}
+
+/// A conversion on its way through the steps.
+struct Case<'k> {
+    before: &'k Before,
+    order: Order<'k>,
+    touchpoints: Vec<Touchpoint>,
+    /// Why click ids that were named count for nothing.
+    unusable: Option<Unattributed>,
+    attribution: Result<Attribution, (Unattributed, Vec<Step>)>,
+    looks: i16,
+}
+
+impl Settler {
+    pub(crate) fn new(keys: KeyRing, clock: Clock) -> Self {
+        Self { keys, clock }
+    }
+
+    /// Settles these conversions, in the caller's transaction. `found`: what the facts were just asked for; without it what
+    /// was found earlier is used again. Returns each one's attribution.
+    pub(crate) async fn settle(
+        &self,
+        connection: &mut PgConnection,
+        ids: &[Uuid],
+        found: Option<&Found>,
+    ) -> Result<Vec<&'static str>, sqlx::Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.clock.now();
+        let mut known = load::conversions(connection, ids).await?;
+        let reports = std::mem::take(&mut known.reports);
+        let conversions = std::mem::take(&mut known.conversions);
+        self.load_evidence(connection, &mut known, &reports).await?;
+
+        let mut cases: Vec<Case<'_>> = conversions
+            .iter()
+            .filter_map(|before| {
+                let order = Order::of(reports.get(&before.id)?)?;
+                let (touchpoints, unusable) = self.touchpoints(before, &order, &known, found);
+                let looked = found.and_then(|found| found.of(before.id));
+                let looks = looked.map_or(before.looks, |of| look::after(before.looks, of));
+                Some(Case {
+                    before,
+                    order,
+                    touchpoints,
+                    unusable,
+                    attribution: Err((Unattributed::NoClick, Vec::new())),
+                    looks,
+                })
+            })
+            .collect();
+        let touched = cases.iter().flat_map(|case| &case.touchpoints);
+        let programs: BTreeSet<ProgramId> = touched.map(|touch| touch.program_id).collect();
+        load::programs(connection, &mut known, &programs).await?;
+        for case in &mut cases {
+            let terms = |program| known.programs.get(&program).map(|program| program.terms);
+            let decided = attribute(&case.touchpoints, case.order.converted_at, terms);
+            case.attribution = decided.map_err(|(reason, path)| match reason {
+                Unattributed::NoClick => (case.unusable.unwrap_or(reason), path),
+                reason => (reason, path),
+            });
+        }
+        let credited = cases.iter().filter_map(|case| case.attribution.as_ref().ok());
+        let credited: BTreeSet<AffiliateId> = credited
+            .flat_map(|attribution| attribution.shares())
+            .map(|(affiliate, _)| affiliate)
+            .collect();
+        load::affiliates(connection, &mut known, &credited).await?;
+        let new_customers = new_customers(connection, &cases, &known).await?;
+
+        let mut written = Vec::with_capacity(cases.len());
+        for case in &cases {
+            let priced = match &case.attribution {
+                Ok(attribution) => {
+                    let new_customer = new_customers.get(&case.before.id).copied().flatten();
+                    price::price(connection, &known, case.before, &case.order, attribution, new_customer)
+                        .await?
+                }
+                Err(_) => price::Outcome::default(),
+            };
+            let commissions = known.commissions.get(&case.before.id);
+            let decision = known.decisions.get(&case.before.id).copied();
+            written.push(conclude(
+                case,
+                priced,
+                commissions.map(Vec::as_slice).unwrap_or_default(),
+                decision,
+                &known,
+                new_customers.get(&case.before.id).copied().flatten(),
+                now,
+            ));
+        }
+        write::write(connection, &written, now).await?;
+        Ok(written.iter().map(|conversion| conversion.attribution).collect())
+    }
+
+    async fn load_evidence(
+        &self,
+        connection: &mut PgConnection,
+        known: &mut Known,
+        reports: &BTreeMap<Uuid, Vec<Report>>,
+    ) -> Result<(), sqlx::Error> {
+        let (mut links, mut coupons, mut customers) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for report in reports.values().flatten() {
+            let click = report.click_id.as_deref();
+            let verified = click.and_then(|id| click_token::verify(&self.keys, id).ok());
+            links.extend(verified.map(|click| click.link));
+            coupons.extend(report.coupon.as_ref().map(|code| (report.tenant_id, code.to_lowercase())));
+            customers.extend(report.customer_id.map(|id| (report.tenant_id, id)));
+        }
+        load::evidence(connection, known, &links, &coupons, &customers).await
+    }
+
+    /// All that may have led to the order, and why click ids that it names are none of it.
+    fn touchpoints(
+        &self,
+        before: &Before,
+        order: &Order<'_>,
+        known: &Known,
+        found: Option<&Found>,
+    ) -> (Vec<Touchpoint>, Option<Unattributed>) {
+        let tenant = before.tenant_id;
+        let mut touchpoints = Vec::new();
+        let mut unusable = None;
+        for id in &order.click_ids {
+            match self.clicked(id, tenant, known) {
+                Ok(touch) => touchpoints.push(touch),
+                Err(reason) => unusable = unusable.or(Some(reason)),
+            }
+        }
+        let coupon = order.coupon.map(|code| (tenant, code.to_lowercase()));
+        if let Some((program_id, affiliate_id)) = coupon.and_then(|key| known.coupons.get(&key)) {
+            touchpoints.push(Touchpoint {
+                click_id: None,
+                at: order.converted_at,
+                program_id: *program_id,
+                affiliate_id: *affiliate_id,
+                link_id: None,
+                evidence: Evidence::Coupon,
+            });
+        }
+        match found.and_then(|found| found.of(before.id)) {
+            Some(found) => touchpoints.extend(found.touchpoints.iter().cloned()),
+            None => {
+                let steps = before.steps().into_iter().map(|step| step.touchpoint);
+                touchpoints.extend(steps.filter(|touch| touch.evidence > Evidence::Coupon));
+            }
+        }
+        (touchpoints, unusable)
+    }
+
+    fn clicked(
+        &self,
+        id: &str,
+        tenant: TenantId,
+        known: &Known,
+    ) -> Result<Touchpoint, Unattributed> {
+        let click =
+            click_token::verify(&self.keys, id).map_err(|_| Unattributed::BadClickToken)?;
+        let link = known.links.get(&click.link).ok_or(Unattributed::UnknownLink)?;
+        if link.tenant_id != tenant {
+            return Err(Unattributed::OtherTenant);
+        }
+        Ok(Touchpoint {
+            click_id: Some(id.to_owned()),
+            at: click.at,
+            program_id: link.program_id,
+            affiliate_id: link.affiliate_id,
+            link_id: Some(click.link),
+            evidence: Evidence::ClickToken,
+        })
+    }
+}
+
+/// Whose orders these are, and whether he is new: the merchant's word, else whether no earlier conversion of his is known.
+async fn new_customers(
+    connection: &mut PgConnection,
+    cases: &[Case<'_>],
+    known: &Known,
+) -> Result<BTreeMap<Uuid, Option<bool>>, sqlx::Error> {
+    let of = |case: &Case<'_>| {
+        let customer = customer(case, known)?;
+        let (id, tenant) = (case.before.id, case.before.tenant_id);
+        Some((id, tenant, customer, case.order.converted_at))
+    };
+    let whose: Vec<_> = cases.iter().filter_map(of).collect();
+    // Before anybody is asked for: two orders of one customer may be settled together.
+    write::customers(connection, &whose).await?;
+    let returning = load::returning(connection, &whose).await?;
+    let whose: BTreeSet<Uuid> = whose.into_iter().map(|(id, ..)| id).collect();
+    let is_new = |case: &Case<'_>| {
+        let id = case.before.id;
+        let told = whose.contains(&id).then(|| !returning.contains(&id));
+        (id, case.order.new_customer.or(told))
+    };
+    Ok(cases.iter().map(is_new).collect())
+}
+
+/// The customer, unless he was erased. One that is recorded already stays until `erase` has found his clicks by him.
+fn customer(case: &Case<'_>, known: &Known) -> Option<CustomerHash> {
+    let customer = case.order.customer_id?;
+    let erased = known.erased.contains(&(case.before.tenant_id, customer));
+    (!erased || case.before.customer_id == Some(customer)).then_some(customer)
+}
+
+/// What is to be written of a conversion.
+fn conclude<'k>(
+    case: &'k Case<'k>,
+    priced: price::Outcome,
+    commissions: &'k [load::Commission],
+    decision: Option<Decision>,
+    known: &Known,
+    new_customer: Option<bool>,
+    now: DateTime<Utc>,
+) -> Conversion<'k> {
+    let Case { before, order, .. } = case;
+    let status = match decision {
+        Some(Decision::Reject) => Status::Rejected,
+        Some(Decision::Approve) if order.status != Status::Refunded => Status::Approved,
+        Some(Decision::Reinstate) if order.status == Status::Rejected => Status::Pending,
+        _ => order.status,
+    };
+    let leading = case.attribution.as_ref().ok().map(Attribution::leading);
+    let program = leading.and_then(|touch| known.programs.get(&touch.program_id));
+    let hold_until = order.converted_at
+        + TimeDelta::seconds(program.map_or(0, |program| program.hold_seconds));
+    let looked = case.looks >= look::DONE;
+    let over = looked && (status == Status::Approved || hold_until <= now);
+    let hold = if over { Hold::Over } else { Hold::Held };
+    let next_look = look::next(case.looks, before.accepted_at, now);
+    let end_of_hold = (program.is_some() && !over && status != Status::Rejected)
+        .then_some(hold_until.max(now));
+    let settle_at = match (next_look, end_of_hold) {
+        (Some(look), _) => Some(look),
+        (None, end) => end,
+    };
+    Conversion {
+        before,
+        status,
+        amount: order.amount,
+        refunded: order.refunded,
+        currency: order.currency,
+        converted_at: order.converted_at,
+        attribution: match &case.attribution {
+            Ok(attribution) => attribution.leading().evidence.as_str(),
+            Err((reason, _)) => reason.as_str(),
+        },
+        model: case.attribution.as_ref().ok().map(|a| a.model.as_str()),
+        path: match &case.attribution {
+            Ok(attribution) => &attribution.path,
+            Err((_, path)) => path,
+        },
+        click_id: leading
+            .and_then(|touch| touch.click_id.as_deref())
+            .or_else(|| order.click_ids.first().copied()),
+        link_id: leading.and_then(|touch| touch.link_id),
+        affiliate_id: leading.map(|touch| touch.affiliate_id),
+        program_id: leading.map(|touch| touch.program_id),
+        customer_id: customer(case, known),
+        new_customer,
+        coupon: order.coupon,
+        items: order.items,
+        note: priced.note.or_else(|| order.note.map(str::to_owned)),
+        settle_at,
+        looks: case.looks,
+        commissions: stand(case, priced.commissions, commissions, status, hold, hold_until),
+    }
+}
+
+/// Each commission as it should stand: those that are earned now, and those that were and are no longer.
+fn stand(
+    case: &Case<'_>,
+    priced: Vec<Priced>,
+    before: &[load::Commission],
+    status: Status,
+    hold: Hold,
+    hold_until: DateTime<Utc>,
+) -> Vec<Commission> {
+    let order = &case.order;
+    let mut left: Vec<&load::Commission> = before.iter().collect();
+    let mut standing: Vec<Commission> = Vec::with_capacity(priced.len());
+    for priced in priced {
+        let same = |c: &&load::Commission| {
+            c.affiliate_id == priced.affiliate_id
+                && c.part == priced.part
+                && c.currency == priced.currency.code()
+        };
+        let before = left.iter().position(same).map(|place| left.swap_remove(place));
+        let worth = match status {
+            Status::Rejected => Decimal::ZERO,
+            _ => after_refund(priced.gross, order.amount, order.refunded, priced.currency),
+        };
+        let position = before.map(load::Commission::position).unwrap_or_default();
+        let target = position.target(worth, hold);
+        standing.push(Commission {
+            before: before.cloned(),
+            state: state(&target, worth, priced.gross, status, hold),
+            reason: reason(before, status, order.refunded, worth),
+            hold_until,
+            position,
+            target,
+            priced,
+        });
+    }
+    for gone in left {
+        let Ok(currency) = gone.currency.parse() else {
+            continue; // it was written by us, from a currency
+        };
+        let position = gone.position();
+        let target = position.target(Decimal::ZERO, hold);
+        standing.push(Commission {
+            state: state(&target, Decimal::ZERO, gone.gross, Status::Rejected, hold),
+            reason: "changed",
+            hold_until: gone.hold_until,
+            position,
+            target,
+            priced: Priced::no_longer(gone, currency),
+            before: Some(gone.clone()),
+        });
+    }
+    standing
+}
+
+fn state(
+    target: &position::Position,
+    worth: Decimal,
+    gross: Decimal,
+    status: Status,
+    hold: Hold,
+) -> &'static str {
+    let gone = target.in_payout + target.paid;
+    let open = target.pending + target.available;
+    if worth.is_zero() && (!gross.is_zero() || status == Status::Rejected) {
+        return if gone.is_zero() { "rejected" } else { "clawed_back" };
+    }
+    if open.is_zero() && !target.paid.is_zero() && target.in_payout.is_zero() {
+        return "paid";
+    }
+    match hold {
+        Hold::Held if gone.is_zero() => "pending",
+        _ => "approved",
+    }
+}
+
+/// Why the ledger gets a posting, if it gets one.
+fn reason(
+    before: Option<&load::Commission>,
+    status: Status,
+    refunded: Decimal,
+    worth: Decimal,
+) -> &'static str {
+    let Some(before) = before else {
+        return "earned";
+    };
+    let was = before.position().total();
+    match status {
+        _ if was == worth => "approved",
+        Status::Rejected => "rejected",
+        _ if before.state == "rejected" => "reinstated",
+        _ if worth < was && !refunded.is_zero() => "refunded",
+        _ => "changed",
+    }
+}
+
+/// The ids of links that click tokens name, for whoever asks the facts about them.
+fn link_of(id: &str) -> Option<LinkId> {
+    LinkId::from_wire(click_token::parts(id)?.link)
+}

@@ -1,0 +1,234 @@
+//! What all reports of a conversion together say: a pure function of the set of them, so it does not matter in
+//! which order they arrive, nor how often.
+//!
+//! * The merchant's own server is believed before a shopper's browser, which anybody can imitate: once the
+//!   server has said something, a browser's word of the same thing no longer counts.
+//! * Of the server's reports the latest word counts, of browsers' the first: a browser can't change an order.
+//! * Every refund counts, and all of them together never more than the order.
+//! * Who the shopper was (click, visitor, customer) is what was said first.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use tributary_shared::customers::CustomerHash;
+use tributary_shared::money::Currency;
+
+use crate::reports::{Item, Report, Source, Status};
+
+/// A conversion by its reports.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Order<'r> {
+    /// Never `Refunded` with something left.
+    pub(crate) status: Status,
+    /// None: nobody has said yet what it is worth.
+    pub(crate) currency: Option<Currency>,
+    pub(crate) amount: Decimal,
+    /// At most `amount`.
+    pub(crate) refunded: Decimal,
+    pub(crate) items: &'r [Item],
+    pub(crate) coupon: Option<&'r str>,
+    /// Every click id that was named, the one that counts first.
+    pub(crate) click_ids: Vec<&'r str>,
+    pub(crate) customer_id: Option<CustomerHash>,
+    pub(crate) new_customer: Option<bool>,
+    /// When the first report came.
+    pub(crate) converted_at: DateTime<Utc>,
+    /// What could not be followed.
+    pub(crate) note: Option<&'static str>,
+}
+
+const REFUND_CURRENCY: &str = "a refund in another currency than the order's was left out";
+
+impl<'r> Order<'r> {
+    /// None without reports.
+    pub(crate) fn of(reports: &'r [Report]) -> Option<Self> {
+        let mut reports: Vec<&Report> = reports.iter().collect();
+        // The id settles what came at the same moment.
+        reports.sort_by_key(|report| (report.reported_at, report.id));
+        let converted_at = reports.first()?.reported_at;
+        let (merchants, browsers): (Vec<&Report>, Vec<&Report>) = reports
+            .into_iter()
+            .partition(|report| report.source == Source::Postback);
+        // What an order is comes from reports that are no refunds; in the order in which they are believed.
+        let says_what = |report: &&&Report| report.status != Some(Status::Refunded);
+        let words: Vec<&Report> = (merchants.iter().rev().filter(says_what))
+            .chain(browsers.iter().filter(says_what))
+            .copied()
+            .collect();
+        let who: Vec<&Report> = merchants.iter().chain(&browsers).copied().collect();
+
+        let money = words.iter().find_map(|report| report.money);
+        let (amount, currency) = match money {
+            Some(money) => (money.amount(), Some(money.currency())),
+            None => (Decimal::ZERO, None),
+        };
+        let mut note = None;
+        let mut refunded = Decimal::ZERO;
+        let mut all = false;
+        for refund in merchants.iter().filter(|r| r.status == Some(Status::Refunded)) {
+            match refund.money {
+                None => all = true,
+                Some(money) if Some(money.currency()) == currency => refunded += money.amount(),
+                // Before the order itself is known a refund waits for it without a word.
+                Some(_) => note = currency.map(|_| REFUND_CURRENCY),
+            }
+        }
+        let refunded = if all { amount } else { refunded.min(amount) };
+        let stated = (merchants.iter().rev().filter(says_what))
+            .find_map(|report| report.status)
+            .or_else(|| {
+                let statuses = browsers.iter().filter_map(|report| report.status);
+                let mut modest = statuses.filter(|s| matches!(s, Status::Lead | Status::Pending));
+                modest.next()
+            })
+            .unwrap_or(Status::Pending);
+        let gone = all || (refunded == amount && !refunded.is_zero());
+        let mut click_ids: Vec<&str> = Vec::new();
+        for id in who.iter().filter_map(|report| report.click_id.as_deref()) {
+            if !click_ids.contains(&id) {
+                click_ids.push(id);
+            }
+        }
+        Some(Self {
+            status: match stated {
+                Status::Rejected => Status::Rejected,
+                _ if gone => Status::Refunded,
+                stated => stated,
+            },
+            currency,
+            amount,
+            refunded,
+            items: (words.iter().map(|report| report.items.as_slice()))
+                .find(|items| !items.is_empty())
+                .unwrap_or_default(),
+            coupon: words.iter().find_map(|report| report.coupon.as_deref()),
+            click_ids,
+            customer_id: who.iter().find_map(|report| report.customer_id),
+            new_customer: who.iter().find_map(|report| report.new_customer),
+            converted_at,
+            note,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tributary_shared::ids::TenantId;
+    use tributary_shared::money::Money;
+    use uuid::Uuid;
+
+    fn report(source: Source, second: i64, status: Option<Status>, amount: &str) -> Report {
+        Report {
+            id: Uuid::from_u128(u128::from(second.unsigned_abs()) * 1000 + amount.len() as u128),
+            tenant_id: TenantId(1),
+            conversion_id: Uuid::nil(),
+            order_id: "A".into(),
+            event: "sale".into(),
+            reported_at: DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap(),
+            source,
+            status,
+            report_id: None,
+            money: (!amount.is_empty()).then(|| Money::parse(amount, "EUR").unwrap()),
+            click_id: None,
+            coupon: None,
+            customer_id: None,
+            new_customer: None,
+            items: Vec::new(),
+            visitor_id: None,
+            fingerprint: None,
+            address: None,
+            user_agent: None,
+            email_domain: None,
+        }
+    }
+
+    use Source::{Event, Postback};
+    use Status::{Approved, Lead, Pending, Refunded, Rejected};
+
+    /// Status, amount and what was refunded.
+    fn told(reports: &[Report]) -> (Status, String, String) {
+        let order = Order::of(reports).unwrap();
+        (order.status, order.amount.to_string(), order.refunded.to_string())
+    }
+
+    fn is(status: Status, amount: &str, refunded: &str) -> (Status, String, String) {
+        (status, amount.to_owned(), refunded.to_owned())
+    }
+
+    #[test]
+    fn the_merchants_last_word_counts() {
+        let first = report(Postback, 1, None, "10.00");
+        assert_eq!(told(&[first.clone()]), is(Pending, "10.00", "0"));
+        let more = report(Postback, 2, None, "12.50");
+        assert_eq!(told(&[more.clone(), first.clone()]), is(Pending, "12.50", "0"));
+        let approved = report(Postback, 3, Some(Approved), "");
+        assert_eq!(told(&[approved.clone(), first.clone()]), is(Approved, "10.00", "0"));
+        let rejected = report(Postback, 4, Some(Rejected), "");
+        assert_eq!(told(&[first, approved, rejected]), is(Rejected, "10.00", "0"));
+    }
+
+    #[test]
+    fn a_browser_can_neither_change_an_order_nor_come_before_the_merchant() {
+        let forged = report(Event, 1, Some(Approved), "999.00");
+        assert_eq!(told(&[forged.clone()]), is(Pending, "999.00", "0"));
+        let real = report(Postback, 5, None, "10.00");
+        assert_eq!(told(&[forged.clone(), real.clone()]), is(Pending, "10.00", "0"));
+        let refund = report(Event, 6, Some(Refunded), "10.00");
+        assert_eq!(told(&[real, refund]), is(Pending, "10.00", "0"));
+        let later = report(Event, 7, Some(Lead), "1.00");
+        assert_eq!(told(&[forged, later]), is(Lead, "999.00", "0"));
+    }
+
+    #[test]
+    fn refunds_add_up_to_the_order_at_most() {
+        let order = report(Postback, 1, Some(Approved), "10.00");
+        let three = report(Postback, 2, Some(Refunded), "3.00");
+        let eight = report(Postback, 3, Some(Refunded), "8.00");
+        let all = report(Postback, 4, Some(Refunded), "");
+        assert_eq!(told(&[order.clone(), three.clone()]), is(Approved, "10.00", "3.00"));
+        assert_eq!(
+            told(&[eight, order.clone(), three.clone()]),
+            is(Refunded, "10.00", "10.00")
+        );
+        assert_eq!(told(&[all, order]), is(Refunded, "10.00", "10.00"));
+        // The refund came first: it waits.
+        assert_eq!(told(&[three]), is(Pending, "0", "0"));
+    }
+
+    #[test]
+    fn a_refund_in_another_currency_is_left_out_with_a_word() {
+        let order = report(Postback, 1, None, "10.00");
+        let mut refund = report(Postback, 2, Some(Refunded), "3.00");
+        refund.money = Some(Money::parse("3.00", "USD").unwrap());
+        let reports = [order, refund];
+        let order = Order::of(&reports).unwrap();
+        assert_eq!((order.refunded, order.note), (Decimal::ZERO, Some(REFUND_CURRENCY)));
+    }
+
+    proptest! {
+        /// The same set in any order says the same.
+        #[test]
+        fn the_order_of_arrival_does_not_matter(
+            said in proptest::collection::vec((0..2_u8, 0..6_i64, 0..6_u8, 0..40_u32), 1..8),
+            shuffle in any::<prop::sample::Index>(),
+        ) {
+            let mut reports: Vec<Report> = said.iter().enumerate().map(|(place, (source, second, status, cents))| {
+                let source = if *source == 0 { Postback } else { Event };
+                let status = [None, Some(Lead), Some(Pending), Some(Approved), Some(Rejected), Some(Refunded)][usize::from(*status)];
+                let amount = if *cents == 0 { String::new() } else { format!("0.{cents:02}") };
+                let mut report = report(source, *second, status, &amount);
+                report.id = Uuid::from_u128(place as u128);
+                report.click_id = (cents % 3 == 0).then(|| cents.to_string());
+                report
+            }).collect();
+            let forward = format!("{:?}", Order::of(&reports).unwrap());
+            let middle = shuffle.index(reports.len());
+            reports.rotate_left(middle);
+            reports.reverse();
+            let order = Order::of(&reports).unwrap();
+            prop_assert_eq!(forward, format!("{:?}", order));
+            prop_assert!(order.refunded <= order.amount);
+        }
+    }
+}

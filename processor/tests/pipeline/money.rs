@@ -1,0 +1,345 @@
+//! What becomes of an order after its first report, and who is credited when no click is named: through Kafka into the
+//! ledger, on real engines.
+
+use chrono::TimeDelta;
+use rust_decimal::{Decimal, dec};
+use sqlx::PgPool;
+use tributary_shared::events::{Click, Conversion, OrderStatus, Source};
+use tributary_shared::ids::AffiliateId;
+
+use crate::facts::click;
+use crate::support::{Shop, World, wait_until};
+
+/// The merchant's report of an order.
+fn report(world: &World, shop: &Shop, order_id: &str, amount: &str) -> Conversion {
+    Conversion {
+        accepted_at_us: world.now().timestamp_micros(),
+        tenant_id: shop.tenant.to_wire(),
+        order_id: order_id.to_owned(),
+        event: "sale".to_owned(),
+        amount: amount.to_owned(),
+        currency: if amount.is_empty() { "" } else { "USD" }.to_owned(),
+        ..Conversion::default()
+    }
+}
+
+fn saying(status: OrderStatus, report: Conversion) -> Conversion {
+    Conversion {
+        status: status.into(),
+        ..report
+    }
+}
+
+/// What stands in each account of an affiliate, by the balances that the database keeps.
+async fn balances(pool: &PgPool, affiliate: AffiliateId) -> Vec<(String, Decimal)> {
+    sqlx::query_as(
+        "SELECT kind, balance FROM ledger_balances b JOIN ledger_accounts a ON a.id = b.account_id
+         WHERE a.affiliate_id = $1 AND balance <> 0 ORDER BY kind",
+    )
+    .bind(affiliate)
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+fn is(expected: &[(&str, Decimal)]) -> Vec<(String, Decimal)> {
+    let entry = |(kind, amount): &(&str, Decimal)| ((*kind).to_owned(), *amount);
+    expected.iter().map(entry).collect()
+}
+
+async fn becomes(world: &World, affiliate: AffiliateId, expected: &[(&str, Decimal)]) {
+    wait_until(async || balances(&world.pool, affiliate).await == is(expected)).await;
+}
+
+/// The ledger's own promises: it balances, and what is kept beside it is its sum.
+async fn the_ledger_is_in_order(world: &World) {
+    for (what, sql) in [
+        (
+            "a transaction that does not balance",
+            "SELECT count(*) FROM (SELECT 1 FROM ledger_entries GROUP BY transaction_id, currency HAVING sum(amount) <> 0) x",
+        ),
+        (
+            "a balance that is not the sum of its entries",
+            "SELECT count(*) FROM ledger_balances b
+             WHERE balance <> (SELECT sum(amount) FROM ledger_entries e WHERE e.account_id = b.account_id)",
+        ),
+        (
+            "a commission that is not what was posted of it",
+            "SELECT count(*) FROM commissions m WHERE m.amount <> (
+                 SELECT coalesce(sum(e.amount), 0) FROM ledger_entries e JOIN ledger_transactions t ON t.id = e.transaction_id
+                 JOIN ledger_accounts a ON a.id = e.account_id AND a.affiliate_id IS NOT NULL WHERE t.commission_id = m.id)",
+        ),
+    ] {
+        assert_eq!(world.count(sql).await, 0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_approved_refunded_and_rejected_and_the_ledger_follows() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let processor = world.processor(|_| {}).await;
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let first = Conversion {
+        click_id: visit.click_id.clone(),
+        ..report(&world, &shop, "A", "100.00")
+    };
+    world.publish_conversion(&first).await;
+    becomes(&world, shop.affiliate, &[("pending", dec!(10))]).await;
+
+    let approved = saying(OrderStatus::Approved, report(&world, &shop, "A", ""));
+    world.publish_conversion(&approved).await;
+    // Not before the facts have been asked for the click.
+    becomes(&world, shop.affiliate, &[("available", dec!(10))]).await;
+
+    let refund = saying(OrderStatus::Refunded, report(&world, &shop, "A", "33.33"));
+    for _ in 0..3 {
+        world.publish_conversion(&refund).await;
+    }
+    becomes(&world, shop.affiliate, &[("available", dec!(6.67))]).await;
+    let another = Conversion {
+        report_id: "refund-2".into(),
+        ..refund.clone()
+    };
+    world.publish_conversion(&another).await;
+    becomes(&world, shop.affiliate, &[("available", dec!(3.33))]).await;
+    let rejected = saying(OrderStatus::Rejected, report(&world, &shop, "A", ""));
+    world.publish_conversion(&rejected).await;
+    becomes(&world, shop.affiliate, &[]).await;
+
+    let posted: Vec<(String, Decimal)> = sqlx::query_as(
+        "SELECT reason, sum(amount) FROM ledger_explained WHERE affiliate_id IS NOT NULL
+         GROUP BY operation_key, reason ORDER BY operation_key",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        posted,
+        is(&[
+            ("earned", dec!(10)),
+            ("approved", dec!(0)),
+            ("refunded", dec!(-3.33)),
+            ("refunded", dec!(-3.34)),
+            ("rejected", dec!(-3.33)),
+        ])
+    );
+    let (state, status): (String, String) = sqlx::query_as(
+        "SELECT m.state, c.status FROM commissions m JOIN conversions c ON c.id = m.conversion_id",
+    )
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    assert_eq!((state.as_str(), status.as_str()), ("rejected", "rejected"));
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_the_order_of_reports_the_ledger_ends_the_same() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let processor = world.processor(|_| {}).await;
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let told = |order_id: &str| {
+        let at = |seconds: i64, report: Conversion| Conversion {
+            accepted_at_us: report.accepted_at_us + seconds * 1_000_000,
+            ..report
+        };
+        let first = Conversion {
+            click_id: visit.click_id.clone(),
+            ..report(&world, &shop, order_id, "80.00")
+        };
+        let more = report(&world, &shop, order_id, "100.00");
+        let refund = saying(OrderStatus::Refunded, report(&world, &shop, order_id, "20.00"));
+        let approved = saying(OrderStatus::Approved, report(&world, &shop, order_id, ""));
+        [at(0, first), at(1, more), at(2, refund), at(3, approved)]
+    };
+    // All 24 orders of four reports.
+    let mut orders = Vec::new();
+    for a in 0..4 {
+        for b in (0..4).filter(|b| *b != a) {
+            for c in (0..4).filter(|c| *c != a && *c != b) {
+                orders.push([a, b, c, 6 - a - b - c]);
+            }
+        }
+    }
+    assert_eq!(orders.len(), 24);
+    for (nth, order) in orders.iter().enumerate() {
+        let reports = told(&format!("order-{nth}"));
+        for place in order {
+            world.publish_conversion(&reports[*place]).await;
+        }
+    }
+    becomes(&world, shop.affiliate, &[("available", dec!(192))]).await;
+    let each = "SELECT count(*) FROM commissions WHERE available = 8 AND amount = 8 AND gross = 10 AND state = 'approved'";
+    assert_eq!(world.count(each).await, 24);
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn what_people_decide_counts_above_what_the_merchant_says() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let processor = world.processor(|_| {}).await;
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let order = Conversion {
+        click_id: visit.click_id.clone(),
+        ..report(&world, &shop, "A", "10.00")
+    };
+    world.publish_conversion(&order).await;
+    becomes(&world, shop.affiliate, &[("pending", dec!(1))]).await;
+    for (decision, expected) in [
+        ("reject", [].as_slice()),
+        ("reinstate", &[("pending", dec!(1))]),
+        ("approve", &[("available", dec!(1))]),
+    ] {
+        let mut transaction = world.pool.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO conversion_decisions (tenant_id, conversion_id, decision, reason, decided_by, decided_at)
+             SELECT tenant_id, id, $1, 'as the test says', 'a person', now() FROM conversions",
+        )
+        .bind(decision)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        sqlx::query("UPDATE conversions SET settle_at = now()")
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        becomes(&world, shop.affiliate, expected).await;
+    }
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn a_visitor_is_known_by_his_clicks_a_coupon_by_its_code_and_a_browser_last() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let processor = world.processor(|_| {}).await;
+    let visit = Click {
+        visitor_id: vec![3; 16],
+        fingerprint: vec![4; 16],
+        ..click(&world, &shop)
+    };
+    world.publish_click(&visit).await;
+    sqlx::query("INSERT INTO coupons (tenant_id, code, program_id, affiliate_id) VALUES ($1, 'Ana-10', $2, $3)")
+        .bind(shop.tenant)
+        .bind(shop.program)
+        .bind(shop.affiliate)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let by_browser = |order_id: &str| Conversion {
+        source: Source::Event.into(),
+        ..report(&world, &shop, order_id, "10.00")
+    };
+    let reports = [
+        Conversion {
+            coupon: "ANA-10".into(),
+            ..report(&world, &shop, "coupon", "10.00")
+        },
+        Conversion {
+            coupon: "nobody's".into(),
+            ..report(&world, &shop, "unknown coupon", "10.00")
+        },
+        Conversion {
+            visitor_id: vec![3; 16],
+            fingerprint: vec![9; 16],
+            ..by_browser("visitor")
+        },
+        Conversion {
+            visitor_id: vec![8; 16],
+            fingerprint: vec![4; 16],
+            ..by_browser("fingerprint")
+        },
+        Conversion {
+            visitor_id: vec![8; 16],
+            ..by_browser("stranger")
+        },
+    ];
+    for report in &reports {
+        world.publish_conversion(report).await;
+    }
+    wait_until(async || world.count("SELECT count(*) FROM conversions WHERE looks = 100").await == 5).await;
+    let told: Vec<(String, String, Option<i64>, Option<i32>)> = sqlx::query_as(
+        "SELECT order_id, attribution, link_id, (path->0->>'confidence')::integer FROM conversions ORDER BY order_id",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let row = |order_id: &str, attribution: &str, link: Option<i64>, confidence: Option<i32>| {
+        (order_id.to_owned(), attribution.to_owned(), link, confidence)
+    };
+    let link = Some(shop.link.0);
+    assert_eq!(
+        told,
+        [
+            row("coupon", "coupon", None, Some(95)),
+            row("fingerprint", "fingerprint", link, Some(40)),
+            row("stranger", "no_click", None, None),
+            row("unknown coupon", "no_click", None, None),
+            row("visitor", "visitor", link, Some(90)),
+        ]
+    );
+    becomes(&world, shop.affiliate, &[("pending", dec!(3))]).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clicks_come_late() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    sqlx::query("UPDATE programs SET model = 'linear'").execute(&world.pool).await.unwrap();
+    let other: i64 = sqlx::query_scalar(
+        "WITH a AS (INSERT INTO affiliates (tenant_id, name) VALUES ($1, 'b') RETURNING id)
+         INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination)
+         SELECT $1, $2, id, 'other', 'https://shop.example/' FROM a RETURNING affiliate_id",
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    let link: i64 = sqlx::query_scalar("SELECT id FROM links WHERE code = 'other'").fetch_one(&world.pool).await.unwrap();
+    let (other, link) = (AffiliateId(other), tributary_shared::ids::LinkId(link));
+    let processor = world.processor(|_| {}).await;
+    let theirs = Shop {
+        affiliate: other,
+        link,
+        ..shop
+    };
+    let visitor = |shop: &Shop| Click {
+        visitor_id: vec![7; 16],
+        ..click(&world, shop)
+    };
+    let (first, last) = (visitor(&shop), visitor(&theirs));
+    // The order comes before either click is stored.
+    let order = Conversion {
+        click_id: last.click_id.clone(),
+        accepted_at_us: (world.now() - TimeDelta::seconds(2)).timestamp_micros(),
+        ..report(&world, &shop, "A", "10.01")
+    };
+    world.publish_conversion(&order).await;
+    becomes(&world, other, &[("pending", dec!(1))]).await;
+    world.publish_click(&first).await;
+    world.publish_click(&last).await;
+    // 5.01 and 5.00 of the order: to whoever came first in the path falls the odd cent.
+    becomes(&world, shop.affiliate, &[("pending", dec!(0.50))]).await;
+    becomes(&world, other, &[("pending", dec!(0.50))]).await;
+    let shares: Vec<i32> = sqlx::query_scalar(
+        "SELECT (step->>'share')::integer FROM conversions, jsonb_array_elements(path) AS step",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert_eq!(shares, [500_000, 500_000]);
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
