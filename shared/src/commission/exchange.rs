@@ -13,7 +13,7 @@ use super::figures::Figures;
 use super::occasion::Occasion;
 use super::price::PriceError;
 use super::program::{PayIn, Program};
-use crate::money::{Currency, ROUNDING};
+use crate::money::{Currency, Money};
 
 /// A rate that was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +93,14 @@ impl Exchange {
         self.convert(amount, self.order, self.program)
     }
 
-    /// What a commission is in the program's currency, rounded; none where no rate is known.
-    pub(super) fn pay_to_program(&self, amount: Decimal) -> Option<Decimal> {
-        if self.pay != self.program && self.rate.is_none() {
-            return None;
+    /// What a commission is in the program's currency, rounded; none where that is another one and
+    /// the commission needed no rate.
+    pub(super) fn pay_to_program(&self, amount: Decimal) -> Result<Option<Money>, PriceError> {
+        if self.pay != self.program && !self.used.get() {
+            return Ok(None);
         }
-        let used = self.used.get();
-        let amount = self.convert(amount, self.pay, self.program).ok()?;
-        self.used.set(used);
-        Some(amount.round_dp_with_strategy(self.program.minor_digits(), ROUNDING))
+        let amount = self.convert(amount, self.pay, self.program)?;
+        Ok(Some(Money::rounded(amount, self.program)?))
     }
 
     fn convert(

@@ -8,6 +8,7 @@ use crate::money::{Currency, Money};
 
 /// What an example starts from and changes: affiliate 7 has sold for 100.00 EUR in a program in EUR
 /// without uplines, and nothing was earned before.
+#[derive(Debug)]
 pub(super) struct Given {
     pub(super) rules: Vec<Version>,
     pub(super) program: Program,

@@ -98,8 +98,8 @@ pub struct Commission {
 pub struct Part {
     pub rule: RuleRef,
     pub amount: Money,
-    /// The same in the program's currency: what counts towards the rule's cap. None where no rate
-    /// was known; a rule with a cap always has it.
+    /// The same in the program's currency: what counts towards the rule's cap. None where the
+    /// commission is in another currency and needed no rate; a rule with a cap always has it.
     pub earned: Option<Money>,
 }
 
@@ -585,13 +585,10 @@ impl Pricing<'_> {
             basis = add(basis, part.basis)?;
             let grown = Money::rounded(sum, pay)?.amount() - before.amount();
             let rule = RuleRef::new(part.version);
-            let earned = self.exchange.pay_to_program(grown);
             parts.push(Part {
                 rule: rule.clone(),
                 amount: Money::new(grown, pay)?,
-                earned: earned
-                    .map(|earned| Money::rounded(earned, self.exchange.program))
-                    .transpose()?,
+                earned: self.exchange.pay_to_program(grown)?,
             });
             if leading.as_ref().is_none_or(|(most, _)| part.amount > *most) {
                 leading = Some((part.amount, rule));
