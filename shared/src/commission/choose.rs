@@ -14,6 +14,9 @@ use super::explain::{MAX_PASSED_OVER, Step, What, name};
 use super::occasion::{Affiliate, Line, Occasion};
 use super::rule::{Rule, Scope};
 
+/// Most characters of a condition that a step quotes.
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// One version of a rule, as it was saved.
 #[derive(Debug, Clone)]
 pub struct Version {
@@ -193,8 +196,21 @@ fn why_not(
     let condition = version.rule.condition.as_ref()?;
     match condition.holds(occasion, affiliate) {
         Ok(true) => None,
-        Ok(false) => Some(format!("its condition {condition} is false")),
-        Err(why) => Some(format!("its condition {condition} can't be told: {why}")),
+        Ok(false) => Some(format!("its condition {} is false", short(condition))),
+        Err(why) => Some(format!(
+            "its condition {} can't be told: {}",
+            short(condition),
+            short(&why)
+        )),
+    }
+}
+
+/// The beginning of a text, as much as a sentence bears.
+fn short(text: &impl ToString) -> String {
+    let text = text.to_string();
+    match text.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 

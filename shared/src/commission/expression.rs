@@ -34,7 +34,8 @@ const NUMBER: Type = Type::One(Scalar::Number);
 const TEXT: Type = Type::One(Scalar::Text);
 const TEXTS: Type = Type::List(Some(Scalar::Text));
 
-/// Every variable of a condition.
+/// Every variable of a condition. `order.amount` is the whole order's, in its own currency;
+/// `order.items` counts pieces; a text that is not known is empty, a condition that is not known false.
 pub(super) const VARIABLES: &[(&str, Type)] = &[
     ("order.amount", NUMBER),
     ("order.currency", TEXT),
@@ -96,6 +97,17 @@ impl Type {
 
 /// A name that a loop gives (`products.exists(p, …)`).
 type Local<'e> = (&'e str, Type);
+
+/// The name of every variable and what it is, for who lists them.
+pub fn variables() -> impl Iterator<Item = (&'static str, &'static str)> {
+    VARIABLES.iter().map(|(name, found)| {
+        let what = match found {
+            Type::List(_) => "a list of texts",
+            found => found.name(),
+        };
+        (*name, what)
+    })
+}
 
 /// What the whole expression gives.
 ///

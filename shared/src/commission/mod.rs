@@ -30,12 +30,13 @@ pub use choose::{RuleSet, Version};
 pub use condition::{Condition, MAX_EXPRESSION_CHARS};
 pub use exchange::Rate;
 pub use explain::{Step, What};
+pub use expression::variables;
 pub use figures::{CustomerHistory, Figures, Need, Needs, needs};
 pub use occasion::{Affiliate, CLICK, Customer, Item, Occasion, SALE};
 pub use price::{Commission, CommissionKind, Part, PriceError, Priced, RuleRef, price};
 pub use program::{PayIn, Program, UplineOf, Uplines};
 pub use rule::{
-    Bonus, BonusFor, Cap, Document, Goal, Kind, Measure, Number, Per, Period, Problem, Recurring,
-    Reward, RewardKind, Rule, Scope, TierStep, Tiers, Uplift, Window, check,
+    Bonus, BonusFor, Cap, Document, EXAMPLE, Goal, Kind, Measure, Number, Per, Period, Problem,
+    Recurring, Reward, RewardKind, Rule, Scope, TierStep, Tiers, Uplift, Window, check,
 };
 pub use split::{MAX_PARTS, SHARE_DIGITS, Share, SplitError, shares, split};

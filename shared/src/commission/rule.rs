@@ -5,7 +5,7 @@
 //! number is a floating point one to most of those who write it. An unknown field is refused: a
 //! misspelt limit must not be taken for none.
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, Utc};
 use rust_decimal::{Decimal, dec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,9 @@ use super::occasion::{CLICK, SALE};
 use crate::ids::AffiliateId;
 use crate::money::{Currency, MAX_AMOUNT};
 use crate::orders::is_event;
+
+/// A document in which every field of a rule for commissions stands.
+pub const EXAMPLE: &str = include_str!("example.json");
 
 /// Longest name of a group, tier, product and the like, in characters.
 pub(super) const MAX_NAME_CHARS: usize = 128;
@@ -298,9 +301,7 @@ pub struct Recurring {
 impl Recurring {
     /// Until before when orders count; none: for ever.
     pub(super) fn until(self, first: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        first
-            .checked_add_months(Months::new(self.months?))
-            .filter(|until| until.checked_add_days(Days::new(1)).is_some())
+        first.checked_add_months(Months::new(self.months?))
     }
 }
 
@@ -657,6 +658,14 @@ mod tests {
         .unwrap();
         assert_eq!(rule.document().events, ["sale"]);
         assert_eq!(rule.document().reward.percent, Some(Number(dec!(12.5))));
+    }
+
+    #[test]
+    fn the_example_is_a_rule() {
+        let example: Value = serde_json::from_str(EXAMPLE).unwrap();
+        assert_eq!(problems(&example), []);
+        let rule = Rule::read(&example, "EUR".parse().unwrap()).unwrap();
+        assert_eq!(serde_json::to_value(rule.document()).unwrap(), example);
     }
 
     #[test]
