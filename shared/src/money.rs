@@ -37,6 +37,19 @@ pub enum MoneyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(iso_currency::Currency);
 
+/// By the three letters, for who lists what is needed in a fixed order.
+impl Ord for Currency {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.code().cmp(other.code())
+    }
+}
+
+impl PartialOrd for Currency {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Currency {
     /// Digits after the point: 2 for USD, 0 for JPY, 3 for KWD.
     #[must_use]
@@ -134,6 +147,26 @@ impl Money {
         }
     }
 
+    /// `exact`, rounded by [`ROUNDING`] to the minor unit of `currency`: for sums that are rounded
+    /// once, at their end.
+    ///
+    /// # Errors
+    /// The amount is negative or too large.
+    pub fn rounded(exact: Decimal, currency: Currency) -> Result<Self, MoneyError> {
+        if exact > MAX_AMOUNT {
+            return Err(MoneyError::TooLarge);
+        }
+        Self::new(currency.round(exact), currency)
+    }
+
+    /// No money.
+    #[must_use]
+    pub fn zero(currency: Currency) -> Self {
+        let mut amount = Decimal::ZERO;
+        amount.rescale(currency.minor_digits());
+        Self { amount, currency }
+    }
+
     #[must_use]
     pub fn amount(self) -> Decimal {
         self.amount
@@ -208,6 +241,19 @@ mod tests {
         for (amount, percent, expected) in cases {
             assert_eq!(usd(amount).percent(percent).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_sum_is_rounded_by_the_same_rule() {
+        let rounded = |exact, currency: &str| {
+            Money::rounded(exact, currency.parse().unwrap()).map(|money| money.to_string())
+        };
+        assert_eq!(rounded(dec!(4.792), "EUR").unwrap(), "4.79 EUR");
+        assert_eq!(rounded(dec!(4.795), "EUR").unwrap(), "4.80 EUR");
+        assert_eq!(rounded(dec!(0.5), "JPY").unwrap(), "1 JPY");
+        assert_eq!(rounded(dec!(-1), "EUR"), Err(MoneyError::Negative));
+        assert_eq!(rounded(Decimal::MAX, "EUR"), Err(MoneyError::TooLarge));
+        assert_eq!(Money::zero("KWD".parse().unwrap()).to_string(), "0.000 KWD");
     }
 
     proptest! {

@@ -142,7 +142,7 @@ pub(crate) async fn create(
     )
     .bind(at.tenant)
     .bind(row.id)
-    .bind(json!({"reward": {"kind": "percent", "percent": amounts::percent(row.percent)}}))
+    .bind(json!({"events": [], "reward": {"kind": "percent", "percent": amounts::percent(row.percent)}}))
     .bind(row.created_at)
     .execute(creation.connection())
     .await?;

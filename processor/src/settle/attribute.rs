@@ -13,13 +13,15 @@
 //! | `time_decay` | half as much for every 7 days before the conversion |
 //! | `position_based` | 40 % to the first, 40 % to the last, 20 % among those between |
 //!
-//! Shares are whole millionths and sum to one exactly. A fingerprint is the weakest sign: it counts for a day, and beside
+//! Shares have six digits and sum to one exactly. A fingerprint is the weakest sign: it counts for a day, and beside
 //! no other evidence.
 
 use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use tributary_shared::commission;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId};
 
 /// How far the clocks of two edges may differ: a click this much after "its" conversion still counts.
@@ -28,8 +30,6 @@ pub(crate) const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 const FINGERPRINT_WINDOW: TimeDelta = TimeDelta::days(1);
 /// After this long a touchpoint counts half.
 const HALF_LIFE_SECONDS: u64 = 7 * 86_400;
-/// One, in shares.
-pub(crate) const WHOLE: u32 = 1_000_000;
 
 /// How we know of a touchpoint, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,6 +112,19 @@ pub(crate) struct Touchpoint {
     pub(crate) affiliate_id: AffiliateId,
     pub(crate) link_id: Option<LinkId>,
     pub(crate) evidence: Evidence,
+    /// None: the click's facts are not known (yet), or it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) facts: Option<ClickFacts>,
+}
+
+/// What rules ask of a click.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClickFacts {
+    pub(crate) country: String,
+    pub(crate) device: String,
+    /// By the click's `utm_campaign`.
+    pub(crate) campaign: String,
+    pub(crate) subs: [String; 5],
 }
 
 /// What a program says of attribution.
@@ -155,8 +168,8 @@ pub(crate) struct Step {
     #[serde(flatten)]
     pub(crate) touchpoint: Touchpoint,
     pub(crate) confidence: u8,
-    /// In millionths; 0: it was considered and gets nothing.
-    pub(crate) share: u32,
+    /// 0 to 1; 0: it was considered and gets nothing.
+    pub(crate) share: Decimal,
 }
 
 /// Who is credited.
@@ -174,11 +187,10 @@ impl Attribution {
         &self.path[self.leading].touchpoint
     }
 
-    /// What each affiliate gets, in millionths, in the order in which they first appear in the path; they
-    /// sum to [`WHOLE`].
-    pub(crate) fn shares(&self) -> Vec<(AffiliateId, u32)> {
-        let mut shares: Vec<(AffiliateId, u32)> = Vec::new();
-        for step in self.path.iter().filter(|step| step.share > 0) {
+    /// What each affiliate gets, in the order in which they first appear in the path; they sum to 1.
+    pub(crate) fn shares(&self) -> Vec<(AffiliateId, Decimal)> {
+        let mut shares: Vec<(AffiliateId, Decimal)> = Vec::new();
+        for step in self.path.iter().filter(|step| !step.share.is_zero()) {
             let affiliate = step.touchpoint.affiliate_id;
             match shares.iter_mut().find(|(known, _)| *known == affiliate) {
                 Some((_, share)) => *share += step.share,
@@ -216,9 +228,9 @@ pub(crate) fn attribute(
     let leading = (0..path.len())
         .filter(|place| counts[*place])
         .max_by_key(|place| (std::cmp::Reverse(path[*place].evidence), *place));
-    let keep = |shares: &[u32]| -> Vec<Step> {
+    let keep = |shares: &[Decimal]| -> Vec<Step> {
         let steps = path.iter().zip(shares);
-        let step = |(touch, share): (&&Touchpoint, &u32)| Step {
+        let step = |(touch, share): (&&Touchpoint, &Decimal)| Step {
             touchpoint: (*touch).clone(),
             confidence: touch.evidence.confidence(),
             share: *share,
@@ -231,7 +243,7 @@ pub(crate) fn attribute(
         } else {
             Unattributed::OutsideWindow
         };
-        return Err((reason, keep(&vec![0; path.len()])));
+        return Err((reason, keep(&vec![Decimal::ZERO; path.len()])));
     };
     let by_fingerprint = path[leading].evidence == Evidence::Fingerprint;
     let shared: Vec<usize> = (0..path.len())
@@ -246,8 +258,9 @@ pub(crate) fn attribute(
         let age = (converted_at - path[place].at).num_seconds().max(0);
         age.unsigned_abs()
     });
-    let mut shares = vec![0; path.len()];
-    for (place, share) in shared.iter().zip(split_whole(&weights)) {
+    let mut shares = vec![Decimal::ZERO; path.len()];
+    // It refuses no weights, and more of them than a path ever has.
+    for (place, share) in shared.iter().zip(commission::shares(&weights).unwrap_or_default()) {
         shares[*place] = share;
     }
     Ok(Attribution {
@@ -310,27 +323,11 @@ fn decayed(age_seconds: u64) -> u64 {
     weight.checked_shr(u32::try_from(halves).unwrap_or(u32::MAX)).unwrap_or(0).max(1)
 }
 
-/// Shares [`WHOLE`] out by weight, exactly: what rounding leaves goes to the largest remainders, the earlier of equals.
-fn split_whole(weights: &[u64]) -> Vec<u32> {
-    let total: u128 = weights.iter().map(|w| u128::from(*w)).sum();
-    let exact = |weight: u64| u128::from(weight) * u128::from(WHOLE);
-    let mut shares: Vec<u32> = weights
-        .iter()
-        .map(|weight| u32::try_from(exact(*weight) / total.max(1)).unwrap_or(WHOLE))
-        .collect();
-    let left = WHOLE.saturating_sub(shares.iter().sum());
-    let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by_key(|place| std::cmp::Reverse(exact(weights[*place]) % total.max(1)));
-    for place in order.into_iter().take(left as usize) {
-        shares[place] += 1;
-    }
-    shares
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rust_decimal::dec;
 
     const WINDOW: i64 = 30 * 86_400;
     const DAY: i64 = 86_400;
@@ -347,6 +344,7 @@ mod tests {
             affiliate_id: AffiliateId(affiliate),
             link_id: Some(LinkId(affiliate)),
             evidence,
+            facts: None,
         }
     }
 
@@ -360,10 +358,15 @@ mod tests {
         attribute(touches, at(0), terms).map_err(|(reason, _)| reason)
     }
 
-    fn shares(model: Model, touches: &[Touchpoint]) -> Vec<(i64, u32)> {
+    /// Each affiliate's share, in millionths.
+    fn shares(model: Model, touches: &[Touchpoint]) -> Vec<(i64, i128)> {
         let shares = decide(model, touches).unwrap().shares();
-        shares.into_iter().map(|(affiliate, share)| (affiliate.0, share)).collect()
+        let millionths = |share: Decimal| (share * dec!(1_000_000)).normalize().mantissa();
+        let share = |(affiliate, share): (AffiliateId, Decimal)| (affiliate.0, millionths(share));
+        shares.into_iter().map(share).collect()
     }
+
+    const WHOLE: i128 = 1_000_000;
 
     use Evidence::{ClickToken, Coupon, Fingerprint, Visitor};
     use Model::{FirstClick, LastClick, Linear, PositionBased, TimeDecay};
@@ -466,15 +469,9 @@ mod tests {
             touches.reverse();
             prop_assert_eq!(&forward, &decide(model, &all(&touches)));
             if let Ok(attribution) = forward {
-                prop_assert_eq!(attribution.path.iter().map(|step| step.share).sum::<u32>(), WHOLE);
-                prop_assert_eq!(attribution.shares().iter().map(|(_, share)| share).sum::<u32>(), WHOLE);
+                prop_assert_eq!(attribution.path.iter().map(|step| step.share).sum::<Decimal>(), Decimal::ONE);
+                prop_assert_eq!(attribution.shares().iter().map(|(_, share)| share).sum::<Decimal>(), Decimal::ONE);
             }
-        }
-
-        #[test]
-        fn the_whole_is_split_exactly(weights in proptest::collection::vec(0..=u64::MAX, 1..40)) {
-            prop_assume!(weights.iter().any(|w| *w > 0));
-            prop_assert_eq!(split_whole(&weights).iter().sum::<u32>(), WHOLE);
         }
     }
 }

@@ -1,17 +1,20 @@
 //! What has to be known to settle conversions, read from PostgreSQL with one question for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use quick_cache::sync::Cache;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use tributary_shared::commission::{self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version};
 use tributary_shared::customers::CustomerHash;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
-use super::attribute::{Step, Terms};
+use super::attribute::{Model, Step, Terms};
 use super::position::Position;
 use crate::reports::{self, Report};
 
@@ -102,24 +105,30 @@ pub(super) struct Link {
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) terms: Terms,
-    pub(super) currency: String,
     pub(super) hold_seconds: i64,
-    pub(super) pay_in: String,
-    pub(super) upline_percents: Vec<Decimal>,
-    pub(super) upline_of: String,
+    /// None: its currency is none of today's; nothing can be priced then.
+    pub(super) pays: Option<commission::Program>,
+    pub(super) rules: Arc<RuleSet>,
 }
 
 /// A version of a rule.
 #[derive(Debug, Clone, sqlx::FromRow)]
-pub(super) struct RuleRow {
-    pub(super) id: i64,
-    pub(super) program_id: ProgramId,
-    pub(super) name: String,
-    pub(super) version: i32,
-    pub(super) document: Json<Value>,
-    pub(super) active: bool,
-    pub(super) created_at: DateTime<Utc>,
+struct RuleRow {
+    id: i64,
+    program_id: ProgramId,
+    name: String,
+    version: i32,
+    document: Json<Value>,
+    active: bool,
+    created_at: DateTime<Utc>,
 }
+
+/// Rules of programs as they were read last. Versions never change and never go, so their number and the highest
+/// id say whether there is a newer one.
+pub(super) type Rules = Cache<ProgramId, ((i64, i64), Arc<RuleSet>)>;
+
+/// Programs whose rules are kept in memory.
+pub(super) const MAX_PROGRAMS: usize = 1000;
 
 /// What rules and uplines ask of an affiliate.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -129,6 +138,7 @@ pub(super) struct Affiliate {
     pub(super) tier: Option<String>,
     pub(super) groups: Vec<String>,
     pub(super) tags: Vec<String>,
+    pub(super) certifications: Vec<String>,
 }
 
 /// All of it, for some conversions.
@@ -141,7 +151,6 @@ pub(super) struct Known {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) coupons: BTreeMap<(TenantId, String), (ProgramId, AffiliateId)>,
     pub(super) programs: BTreeMap<ProgramId, Program>,
-    pub(super) rules: BTreeMap<ProgramId, Vec<RuleRow>>,
     pub(super) affiliates: BTreeMap<AffiliateId, Affiliate>,
     pub(super) erased: BTreeSet<(TenantId, CustomerHash)>,
 }
@@ -261,51 +270,99 @@ struct ProgramRow {
     pay_in: String,
     upline_percents: Vec<Decimal>,
     upline_of: String,
+    rule_count: i64,
+    last_rule: i64,
+}
+
+impl ProgramRow {
+    fn pays(&self) -> Option<commission::Program> {
+        Some(commission::Program {
+            currency: self.currency.parse().ok()?,
+            pay_in: match self.pay_in.as_str() {
+                "program" => PayIn::Program,
+                _ => PayIn::Order,
+            },
+            uplines: Uplines {
+                levels: self.upline_percents.iter().copied().map(Number).collect(),
+                of: match self.upline_of.as_str() {
+                    "order" => UplineOf::Order,
+                    _ => UplineOf::Commission,
+                },
+            },
+        })
+    }
 }
 
 /// What these programs say.
 pub(super) async fn programs(
     connection: &mut PgConnection,
     known: &mut Known,
+    cache: &Rules,
     programs: &BTreeSet<ProgramId>,
 ) -> Result<(), sqlx::Error> {
     if programs.is_empty() {
         return Ok(());
     }
-    let ids: Vec<ProgramId> = programs.iter().copied().collect();
     let rows: Vec<ProgramRow> = sqlx::query_as(
-        "SELECT id, currency, window_seconds, hold_seconds, model, pay_in, upline_percents, upline_of
-         FROM programs WHERE id = ANY($1)",
+        "SELECT id, currency, window_seconds, hold_seconds, model, pay_in, upline_percents, upline_of,
+                (SELECT count(*) FROM commission_rules r WHERE r.program_id = p.id) AS rule_count,
+                (SELECT coalesce(max(r.id), 0) FROM commission_rules r WHERE r.program_id = p.id) AS last_rule
+         FROM programs p WHERE id = ANY($1)",
     )
-    .bind(&ids)
+    .bind(programs.iter().copied().collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
-    for row in rows {
-        let model = row.model.parse().unwrap_or(super::attribute::Model::LastClick);
+    for row in &rows {
+        let version = (row.rule_count, row.last_rule);
+        let cached = cache.get(&row.id).filter(|(of, _)| *of == version);
+        let rules = match cached {
+            Some((_, rules)) => rules,
+            None => {
+                let rules = Arc::new(rules(connection, row).await?);
+                cache.insert(row.id, (version, Arc::clone(&rules)));
+                rules
+            }
+        };
         let program = Program {
             terms: Terms {
                 window_seconds: row.window_seconds,
-                model,
+                model: row.model.parse().unwrap_or(Model::LastClick),
             },
-            currency: row.currency,
             hold_seconds: row.hold_seconds,
-            pay_in: row.pay_in,
-            upline_percents: row.upline_percents,
-            upline_of: row.upline_of,
+            pays: row.pays(),
+            rules,
         };
         known.programs.insert(row.id, program);
     }
-    let rules: Vec<RuleRow> = sqlx::query_as(
-        "SELECT id, program_id, name, version, document, active, created_at FROM commission_rules
-         WHERE program_id = ANY($1) ORDER BY program_id, name, version",
+    Ok(())
+}
+
+async fn rules(connection: &mut PgConnection, of: &ProgramRow) -> Result<RuleSet, sqlx::Error> {
+    let rows: Vec<RuleRow> = sqlx::query_as(
+        "SELECT id, program_id, name, version, document, active, created_at FROM commission_rules WHERE program_id = $1",
     )
-    .bind(&ids)
+    .bind(of.id)
     .fetch_all(connection)
     .await?;
-    for rule in rules {
-        known.rules.entry(rule.program_id).or_default().push(rule);
-    }
-    Ok(())
+    let Ok(currency) = of.currency.parse() else {
+        return Ok(RuleSet::default());
+    };
+    let version = |row: RuleRow| match Rule::read(&row.document.0, currency) {
+        Ok(rule) => Some(Version {
+            id: row.id,
+            key: row.name,
+            version: row.version,
+            valid_from: row.created_at,
+            active: row.active,
+            rule,
+        }),
+        Err(problems) => {
+            // It was checked when it was saved, by this version of the product or an older one.
+            tracing::error!(rule = row.id, program = %row.program_id, ?problems, "a commission rule can't be read; it gives nothing");
+            None
+        }
+    };
+    Ok(RuleSet::new(rows.into_iter().filter_map(version)))
 }
 
 /// These affiliates, their parents, theirs and so on.
@@ -323,7 +380,7 @@ pub(super) async fn affiliates(
              UNION
              SELECT a.id, a.tenant_id, a.parent_id, level + 1 FROM line
              JOIN affiliates a ON a.tenant_id = line.tenant_id AND a.id = line.parent_id WHERE level < 10)
-         SELECT id, parent_id, tier, groups, tags FROM affiliates WHERE id IN (SELECT id FROM line)",
+         SELECT id, parent_id, tier, groups, tags, certifications FROM affiliates WHERE id IN (SELECT id FROM line)",
     )
     .bind(affiliates.iter().copied().collect::<Vec<_>>())
     .fetch_all(connection)

@@ -13,7 +13,7 @@ use tributary_shared::click_token;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
-use super::attribute::{CLOCK_SKEW, Evidence, Touchpoint};
+use super::attribute::{CLOCK_SKEW, ClickFacts, Evidence, Touchpoint};
 use super::link_of;
 use crate::clicks::{stored_fingerprint, stored_visitor};
 use crate::reports::Report;
@@ -62,6 +62,8 @@ pub(crate) struct Found(BTreeMap<Uuid, FoundOne>);
 pub(super) struct FoundOne {
     /// By visitor or fingerprint.
     pub(super) touchpoints: Vec<Touchpoint>,
+    /// Of the clicks that the conversion names.
+    pub(super) named: BTreeMap<String, ClickFacts>,
     /// Every click that it names is stored.
     pub(super) complete: bool,
 }
@@ -81,9 +83,26 @@ struct Clicked {
     link_id: u64,
     visitor_id: u64,
     fingerprint: u64,
+    country: String,
+    device: String,
+    campaign: String,
+    subs: Vec<String>,
 }
 
-const COLUMNS: &str = "click_id, toUnixTimestamp64Milli(received_at) AS at_ms, program_id, affiliate_id, link_id, visitor_id, fingerprint";
+impl Clicked {
+    fn facts(&self) -> ClickFacts {
+        let mut subs = self.subs.iter().cloned();
+        ClickFacts {
+            country: self.country.clone(),
+            device: self.device.clone(),
+            campaign: self.campaign.clone(),
+            subs: std::array::from_fn(|_| subs.next().unwrap_or_default()),
+        }
+    }
+}
+
+const COLUMNS: &str = "click_id, toUnixTimestamp64Milli(received_at) AS at_ms, program_id, affiliate_id, link_id, visitor_id, fingerprint,
+    toString(country) AS country, toString(device) AS device, toString(utm_campaign) AS campaign, [sub1, sub2, sub3, sub4, sub5] AS subs";
 
 /// Asks the facts about conversions of one tenant by their reports. `window`: how far back its programs look.
 pub(super) async fn look(
@@ -136,6 +155,8 @@ pub(super) async fn look(
             let click = report.click_id.as_deref();
             let missing = click.is_some_and(|id| link_of(id).is_some() && !named.contains_key(id));
             one.complete &= !missing;
+            let facts = click.and_then(|id| Some((id.to_owned(), named.get(id)?.facts())));
+            one.named.extend(facts);
             let (visitors, fingerprint) = said(report);
             let of_visitor = by_visitor.iter().filter(|c| visitors.contains(&c.visitor_id));
             one.touchpoints.extend(of_visitor.map(|c| touchpoint(c, Evidence::Visitor)));
@@ -207,6 +228,7 @@ fn touchpoint(click: &Clicked, evidence: Evidence) -> Touchpoint {
         affiliate_id: AffiliateId(id(click.affiliate_id)),
         link_id: Some(LinkId(id(click.link_id))),
         evidence,
+        facts: Some(click.facts()),
     }
 }
 

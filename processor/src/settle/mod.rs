@@ -22,6 +22,7 @@ mod price;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
@@ -33,12 +34,14 @@ use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
 
-use self::attribute::{Attribution, Evidence, Step, Touchpoint, Unattributed, attribute};
+use self::attribute::{
+    Attribution, ClickFacts, Evidence, Step, Touchpoint, Unattributed, attribute,
+};
 use self::load::{Before, Decision, Known};
 use self::look::Found;
 use self::order::Order;
 use self::position::{Hold, after_refund};
-use self::price::Priced;
+use self::price::{Outcome, Priced, Pricing};
 use self::write::{Commission, Conversion};
 use crate::reports::{Report, Status};
 
@@ -47,6 +50,7 @@ use crate::reports::{Report, Status};
 pub(crate) struct Settler {
     keys: KeyRing,
     pub(crate) clock: Clock,
+    rules: Arc<load::Rules>,
 }
 
 /// A conversion on its way through the steps.
@@ -62,7 +66,8 @@ struct Case<'k> {
 
 impl Settler {
     pub(crate) fn new(keys: KeyRing, clock: Clock) -> Self {
-        Self { keys, clock }
+        let rules = Arc::new(load::Rules::new(load::MAX_PROGRAMS));
+        Self { keys, clock, rules }
     }
 
     /// Settles these conversions, in the caller's transaction. `found`: what the facts were just asked for; without it what
@@ -101,7 +106,7 @@ impl Settler {
             .collect();
         let touched = cases.iter().flat_map(|case| &case.touchpoints);
         let programs: BTreeSet<ProgramId> = touched.map(|touch| touch.program_id).collect();
-        load::programs(connection, &mut known, &programs).await?;
+        load::programs(connection, &mut known, &self.rules, &programs).await?;
         for case in &mut cases {
             let terms = |program| known.programs.get(&program).map(|program| program.terms);
             let decided = attribute(&case.touchpoints, case.order.converted_at, terms);
@@ -118,30 +123,30 @@ impl Settler {
         load::affiliates(connection, &mut known, &credited).await?;
         let new_customers = new_customers(connection, &cases, &known).await?;
 
-        let mut written = Vec::with_capacity(cases.len());
+        // In the order of time: what an order earns may depend on those before it, which must be written by then.
+        cases.sort_by_key(|case| (case.order.converted_at, case.before.id));
+        let mut settled = Vec::with_capacity(cases.len());
+        let mut unwritten: Vec<Conversion<'_>> = Vec::new();
         for case in &cases {
+            let is_new = new_customers.get(&case.before.id).copied().flatten();
             let priced = match &case.attribution {
                 Ok(attribution) => {
-                    let new_customer = new_customers.get(&case.before.id).copied().flatten();
-                    price::price(connection, &known, case.before, &case.order, attribution, new_customer)
-                        .await?
+                    let pricing = Pricing::of(&known, case.before, &case.order, attribution, is_new);
+                    if pricing.needs_history() {
+                        write::write(connection, &unwritten, now).await?;
+                        unwritten.clear();
+                    }
+                    pricing.price(connection).await?
                 }
-                Err(_) => price::Outcome::default(),
+                Err(_) => Outcome::default(),
             };
-            let commissions = known.commissions.get(&case.before.id);
-            let decision = known.decisions.get(&case.before.id).copied();
-            written.push(conclude(
-                case,
-                priced,
-                commissions.map(Vec::as_slice).unwrap_or_default(),
-                decision,
-                &known,
-                new_customers.get(&case.before.id).copied().flatten(),
-                now,
-            ));
+            let before = known.commissions.get(&case.before.id).map(Vec::as_slice);
+            let conversion = conclude(case, priced, before.unwrap_or_default(), &known, is_new, now);
+            settled.push(conversion.attribution);
+            unwritten.push(conversion);
         }
-        write::write(connection, &written, now).await?;
-        Ok(written.iter().map(|conversion| conversion.attribution).collect())
+        write::write(connection, &unwritten, now).await?;
+        Ok(settled)
     }
 
     async fn load_evidence(
@@ -171,11 +176,21 @@ impl Settler {
         found: Option<&Found>,
     ) -> (Vec<Touchpoint>, Option<Unattributed>) {
         let tenant = before.tenant_id;
+        let found = found.and_then(|found| found.of(before.id));
+        // What is not looked for now was found before.
+        let kept = || before.steps().into_iter().map(|step| step.touchpoint);
+        let clicks: BTreeMap<String, ClickFacts> = match found {
+            Some(found) => found.named.clone(),
+            None => kept().filter_map(|touch| touch.click_id.zip(touch.facts)).collect(),
+        };
         let mut touchpoints = Vec::new();
         let mut unusable = None;
         for id in &order.click_ids {
             match self.clicked(id, tenant, known) {
-                Ok(touch) => touchpoints.push(touch),
+                Ok(touch) => touchpoints.push(Touchpoint {
+                    facts: clicks.get(*id).cloned(),
+                    ..touch
+                }),
                 Err(reason) => unusable = unusable.or(Some(reason)),
             }
         }
@@ -188,14 +203,12 @@ impl Settler {
                 affiliate_id: *affiliate_id,
                 link_id: None,
                 evidence: Evidence::Coupon,
+                facts: None,
             });
         }
-        match found.and_then(|found| found.of(before.id)) {
+        match found {
             Some(found) => touchpoints.extend(found.touchpoints.iter().cloned()),
-            None => {
-                let steps = before.steps().into_iter().map(|step| step.touchpoint);
-                touchpoints.extend(steps.filter(|touch| touch.evidence > Evidence::Coupon));
-            }
+            None => touchpoints.extend(kept().filter(|touch| touch.evidence > Evidence::Coupon)),
         }
         (touchpoints, unusable)
     }
@@ -219,6 +232,7 @@ impl Settler {
             affiliate_id: link.affiliate_id,
             link_id: Some(click.link),
             evidence: Evidence::ClickToken,
+            facts: None,
         })
     }
 }
@@ -257,15 +271,14 @@ fn customer(case: &Case<'_>, known: &Known) -> Option<CustomerHash> {
 /// What is to be written of a conversion.
 fn conclude<'k>(
     case: &'k Case<'k>,
-    priced: price::Outcome,
+    priced: Outcome,
     commissions: &'k [load::Commission],
-    decision: Option<Decision>,
     known: &Known,
     new_customer: Option<bool>,
     now: DateTime<Utc>,
 ) -> Conversion<'k> {
     let Case { before, order, .. } = case;
-    let status = match decision {
+    let status = match known.decisions.get(&before.id) {
         Some(Decision::Reject) => Status::Rejected,
         Some(Decision::Approve) if order.status != Status::Refunded => Status::Approved,
         Some(Decision::Reinstate) if order.status == Status::Rejected => Status::Pending,

@@ -1,16 +1,25 @@
 //! What a conversion earns, by its program's rules: brings what is known into the form of `shared/src/commission`, and
 //! what that says back.
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
+use tributary_shared::commission::{
+    self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need, Needs, Occasion, Part, SHARE_DIGITS,
+    Share, Step, needs, price,
+};
 use tributary_shared::ids::{AffiliateId, ProgramId};
 use tributary_shared::money::{Currency, Money};
 use uuid::Uuid;
 
-use super::attribute::{Attribution, WHOLE};
+use super::attribute::{Attribution, ClickFacts};
 use super::load::{self, Before, Known};
 use super::order::Order;
+use crate::reports::{self, Status};
+
+/// Most affiliates above one who get something: shared/migrations/postgres has the same.
+const MAX_LEVELS: usize = 10;
 
 /// What somebody earns by a conversion.
 #[derive(Debug, Clone)]
@@ -26,7 +35,11 @@ pub(super) struct Priced {
     pub(super) basis: Decimal,
     pub(super) rule_id: i64,
     pub(super) rule_version: i32,
-    pub(super) steps: Value,
+    pub(super) steps: Vec<Step>,
+    /// What each rule gave.
+    pub(super) parts: Vec<Value>,
+    /// The rate by which something was converted.
+    pub(super) rate: Option<Value>,
 }
 
 impl Priced {
@@ -41,7 +54,9 @@ impl Priced {
             basis: Decimal::ZERO,
             rule_id: gone.rule_id,
             rule_version: gone.rule_version,
-            steps: Value::Array(Vec::new()),
+            steps: Vec::new(),
+            parts: Vec::new(),
+            rate: None,
         }
     }
 
@@ -60,39 +75,331 @@ pub(super) struct Outcome {
     pub(super) note: Option<String>,
 }
 
-pub(super) async fn price(
-    _connection: &mut PgConnection,
-    known: &Known,
+/// A conversion that is to be priced.
+pub(super) struct Pricing<'k> {
+    known: &'k Known,
+    before: &'k Before,
+    order: &'k Order<'k>,
+    program_id: ProgramId,
+    program: Option<&'k load::Program>,
+    shares: Vec<(AffiliateId, Decimal)>,
+    occasion: Occasion,
+}
+
+impl<'k> Pricing<'k> {
+    pub(super) fn of(
+        known: &'k Known,
+        before: &'k Before,
+        order: &'k Order<'k>,
+        attribution: &Attribution,
+        new_customer: Option<bool>,
+    ) -> Self {
+        let leading = attribution.leading();
+        Self {
+            known,
+            before,
+            order,
+            program_id: leading.program_id,
+            program: known.programs.get(&leading.program_id),
+            shares: attribution.shares(),
+            occasion: occasion(before, order, leading.facts.as_ref(), new_customer),
+        }
+    }
+
+    /// Whether what was earned before decides about what is earned now.
+    pub(super) fn needs_history(&self) -> bool {
+        let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
+            return false;
+        };
+        let rules = program.rules.at(self.occasion.at);
+        self.shares.iter().any(|(affiliate, _)| {
+            let needs = needs(&rules, pays, &self.occasion, &self.affiliate(*affiliate));
+            needs.is_ok_and(|needs| needs.iter().any(|need| !matches!(need, Need::Rate { .. })))
+        })
+    }
+
+    /// What each affiliate earns, and those above him.
+    pub(super) async fn price(self, connection: &mut PgConnection) -> Result<Outcome, sqlx::Error> {
+        let mut outcome = Outcome::default();
+        let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
+            return Ok(outcome);
+        };
+        if self.order.currency.is_none() {
+            return Ok(outcome); // the merchant has not said yet what it is worth
+        }
+        let rules = program.rules.at(self.occasion.at);
+        let weights: Vec<u64> = self.shares.iter().map(|(_, share)| millionths(*share)).collect();
+        for (place, (id, _)) in self.shares.iter().enumerate() {
+            let affiliate = self.affiliate(*id);
+            let occasion = Occasion {
+                share: Share::new(weights.clone(), place).unwrap_or_else(|_| Share::whole()),
+                ..self.occasion.clone()
+            };
+            let priced = match needs(&rules, pays, &occasion, &affiliate) {
+                Ok(needs) => {
+                    let figures = self.figures(connection, &needs, *id, pays.currency).await?;
+                    price(&rules, pays, &occasion, &affiliate, &self.above(*id), &figures)
+                }
+                Err(error) => Err(error),
+            };
+            match priced {
+                Ok(priced) => self.take(priced, &mut outcome),
+                // Somebody has to give the rate; then it is settled again.
+                Err(error) => outcome.note = Some(error.to_string()),
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn take(&self, priced: commission::Priced, outcome: &mut Outcome) {
+        if priced.commissions.is_empty() && !priced.left_out.is_empty() {
+            let why: Vec<&str> = priced.left_out.iter().map(|step| step.text.as_str()).collect();
+            outcome.note = Some(why.join("; "));
+        }
+        for commission in priced.commissions {
+            let part = match commission.kind {
+                CommissionKind::Direct => "direct".to_owned(),
+                CommissionKind::Bonus => format!("bonus {}", commission.rule.key),
+                CommissionKind::Upline(level) => format!("upline {level}"),
+            };
+            // Two affiliates who share an order may have the same one above them: he gets one commission.
+            let same = |other: &&mut Priced| {
+                other.affiliate_id == commission.affiliate && other.part == part
+            };
+            let basis = commission.basis.map_or(Decimal::ZERO, |basis| basis.amount());
+            if let Some(other) = outcome.commissions.iter_mut().find(same) {
+                other.gross += commission.amount.amount();
+                other.basis += basis;
+                other.steps.extend(commission.steps);
+                continue;
+            }
+            outcome.commissions.push(Priced {
+                program_id: self.program_id,
+                affiliate_id: commission.affiliate,
+                part,
+                currency: commission.amount.currency(),
+                gross: commission.amount.amount(),
+                basis,
+                rule_id: commission.rule.id,
+                rule_version: commission.rule.version,
+                steps: commission.steps,
+                parts: commission.parts.iter().map(earned).collect(),
+                rate: commission.rate.map(|rate| {
+                    json!({"from": rate.from.code(), "to": rate.to.code(), "rate": rate.rate})
+                }),
+            });
+        }
+    }
+
+    fn affiliate(&self, id: AffiliateId) -> Affiliate {
+        let Some(known) = self.known.affiliates.get(&id) else {
+            return Affiliate::new(id);
+        };
+        Affiliate {
+            id,
+            tier: known.tier.clone().unwrap_or_default(),
+            groups: known.groups.clone(),
+            tags: known.tags.clone(),
+            certifications: known.certifications.clone(),
+        }
+    }
+
+    /// His parent, its parent and so on.
+    fn above(&self, id: AffiliateId) -> Vec<AffiliateId> {
+        let parent = |id: &AffiliateId| self.known.affiliates.get(id)?.parent_id;
+        let line = std::iter::successors(parent(&id), parent);
+        line.take(MAX_LEVELS).collect()
+    }
+
+    /// What was before this order, of orders that count.
+    async fn figures(
+        &self,
+        connection: &mut PgConnection,
+        needs: &Needs,
+        affiliate: AffiliateId,
+        currency: Currency,
+    ) -> Result<Figures, sqlx::Error> {
+        let mut figures = Figures::default();
+        for need in needs {
+            match need {
+                Need::Volume { by, period } => {
+                    let (revenue, orders) = self
+                        .volume(connection, affiliate, currency, period.start(self.occasion.at))
+                        .await?;
+                    let volume = match by {
+                        Measure::Revenue => revenue,
+                        Measure::Orders => Decimal::from(orders),
+                    };
+                    figures.volumes.insert((*by, *period), volume);
+                }
+                Need::AffiliateOrders => {
+                    let (_, orders) = self.volume(connection, affiliate, currency, None).await?;
+                    figures.affiliate_orders = Some(orders.unsigned_abs());
+                }
+                Need::Earned { rule, period } => {
+                    let from = period.start(self.occasion.at);
+                    let earned = self.earned(connection, affiliate, rule, from).await?;
+                    figures.earned.insert((rule.clone(), *period), earned);
+                }
+                Need::Customer => figures.customer = Some(self.customer(connection).await?),
+                Need::Rate { from, to } => {
+                    if let Some(rate) = self.rate(connection, *from, *to).await? {
+                        figures.rates.insert((*from, *to), rate);
+                    }
+                }
+            }
+        }
+        Ok(figures)
+    }
+
+    /// Revenue, in the program's currency, and number of the affiliate's orders before this one.
+    async fn volume(
+        &self,
+        connection: &mut PgConnection,
+        affiliate: AffiliateId,
+        currency: Currency,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<(Decimal, i64), sqlx::Error> {
+        sqlx::query_as(
+            "SELECT coalesce(sum(m.basis * (c.amount - c.refunded) / nullif(c.amount, 0) * CASE WHEN c.currency = $7 THEN 1 ELSE coalesce((
+                        SELECT rate FROM exchange_rates x WHERE x.tenant_id = c.tenant_id AND x.base = c.currency AND x.quote = $7
+                        ORDER BY x.valid_from > c.converted_at, abs(extract(epoch FROM x.valid_from - c.converted_at)) LIMIT 1), 0) END), 0),
+                    count(*)
+             FROM commissions m JOIN conversions c ON c.id = m.conversion_id
+             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.part = 'direct' AND m.state <> 'rejected'
+               AND ($4::timestamptz IS NULL OR (c.converted_at >= $4 AND m.created_at >= $4))
+               AND (c.converted_at, c.id) < ($5, $6)",
+        )
+        .bind(self.before.tenant_id)
+        .bind(affiliate)
+        .bind(self.program_id)
+        .bind(from)
+        .bind(self.order.converted_at)
+        .bind(self.before.id)
+        .bind(currency.code())
+        .fetch_one(connection)
+        .await
+    }
+
+    /// What the affiliate earned by a rule before this order.
+    async fn earned(
+        &self,
+        connection: &mut PgConnection,
+        affiliate: AffiliateId,
+        rule: &str,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Decimal, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT coalesce(sum((part->>'earned')::numeric), 0)
+             FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.parts) AS part
+             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.state <> 'rejected' AND part->>'rule' = $4
+               AND ($5::timestamptz IS NULL OR (c.converted_at >= $5 AND m.created_at >= $5))
+               AND (c.converted_at, c.id) < ($6, $7)",
+        )
+        .bind(self.before.tenant_id)
+        .bind(affiliate)
+        .bind(self.program_id)
+        .bind(rule)
+        .bind(from)
+        .bind(self.order.converted_at)
+        .bind(self.before.id)
+        .fetch_one(connection)
+        .await
+    }
+
+    /// The customer's orders in the program before this one.
+    async fn customer(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<CustomerHistory, sqlx::Error> {
+        let (first_order_at, orders): (Option<DateTime<Utc>>, i64) = sqlx::query_as(
+            "SELECT min(converted_at), count(*) FROM conversions
+             WHERE tenant_id = $1 AND customer_id = $2 AND program_id = $3 AND status NOT IN ('rejected', 'lead')
+               AND (converted_at, id) < ($4, $5)",
+        )
+        .bind(self.before.tenant_id)
+        .bind(self.order.customer_id)
+        .bind(self.program_id)
+        .bind(self.order.converted_at)
+        .bind(self.before.id)
+        .fetch_one(connection)
+        .await?;
+        Ok(CustomerHistory {
+            first_order_at,
+            orders: orders.unsigned_abs(),
+        })
+    }
+
+    /// The rate at the time of the order; the first there is where it is older than all.
+    async fn rate(
+        &self,
+        connection: &mut PgConnection,
+        from: Currency,
+        to: Currency,
+    ) -> Result<Option<Decimal>, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT rate FROM exchange_rates WHERE tenant_id = $1 AND base = $2 AND quote = $3
+             ORDER BY valid_from > $4, abs(extract(epoch FROM valid_from - $4)) LIMIT 1",
+        )
+        .bind(self.before.tenant_id)
+        .bind(from.code())
+        .bind(to.code())
+        .bind(self.order.converted_at)
+        .fetch_optional(connection)
+        .await
+    }
+}
+
+/// What rules look at, of all who share the order.
+fn occasion(
     before: &Before,
     order: &Order<'_>,
-    attribution: &Attribution,
-    _new_customer: Option<bool>,
-) -> Result<Outcome, sqlx::Error> {
-    let _ = before;
-    let program_id = attribution.leading().program_id;
-    let mut outcome = Outcome::default();
-    let Some(currency) = order.currency else {
-        return Ok(outcome);
+    click: Option<&ClickFacts>,
+    new_customer: Option<bool>,
+) -> Occasion {
+    let amount = order.currency.and_then(|currency| Money::new(order.amount, currency).ok());
+    // A lead earns as a lead until it becomes more.
+    let event = match order.status {
+        Status::Lead => "lead",
+        _ => before.event.as_str(),
     };
-    let rules = known.rules.get(&program_id).map(Vec::as_slice).unwrap_or_default();
-    let Some(rule) = rules.iter().rev().find(|rule| rule.active && rule.name == "base") else {
-        return Ok(outcome);
+    let item = |item: &reports::Item| {
+        Some(Item {
+            product: item.product.clone(),
+            category: item.category.clone(),
+            quantity: item.quantity,
+            amount: Money::new(item.amount, order.currency?).ok()?,
+        })
     };
-    let percent: Decimal = rule.document.0["reward"]["percent"].as_str().and_then(|p| p.parse().ok()).unwrap_or_default();
-    for (affiliate_id, share) in attribution.shares() {
-        let basis = currency.round(order.amount * Decimal::from(share) / Decimal::from(WHOLE));
-        let money = Money::new(basis, currency).map(|money| money.percent(percent).amount());
-        outcome.commissions.push(Priced {
-            program_id,
-            affiliate_id,
-            part: "direct".into(),
-            currency,
-            gross: money.unwrap_or_default(),
-            basis,
-            rule_id: rule.id,
-            rule_version: rule.version,
-            steps: Value::Array(Vec::new()),
-        });
+    let occasion = Occasion {
+        items: order.items.iter().filter_map(item).collect(),
+        coupon: order.coupon.unwrap_or_default().to_owned(),
+        customer: Customer {
+            identified: order.customer_id.is_some(),
+            new: new_customer,
+        },
+        ..Occasion::new(order.converted_at, event, amount)
+    };
+    match click {
+        Some(click) => Occasion {
+            campaign: click.campaign.clone(),
+            country: click.country.clone(),
+            device: click.device.clone(),
+            subs: click.subs.clone(),
+            ..occasion
+        },
+        None => occasion,
     }
-    Ok(outcome)
+}
+
+/// A share as a whole number, of which all of an order have the same sum.
+fn millionths(share: Decimal) -> u64 {
+    let mut share = share;
+    share.rescale(SHARE_DIGITS);
+    u64::try_from(share.mantissa()).unwrap_or(0)
+}
+
+fn earned(part: &Part) -> Value {
+    json!({"rule": part.rule.key, "id": part.rule.id, "version": part.rule.version, "amount": part.amount.amount(),
+        "earned": part.earned.map(Money::amount)})
 }

@@ -310,16 +310,17 @@ async fn write_commissions(
     sqlx::query(
         "INSERT INTO commissions (id, tenant_id, conversion_id, program_id, affiliate_id, link_id, part, rule_id, rule_version,
              basis, gross, amount, currency, state, hold_until, created_at, steps, pending, available, in_payout, paid, clawback,
-             postings, version)
+             postings, version, parts, rate)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
              $8::bigint[], $9::integer[], $10::numeric[], $11::numeric[], $12::numeric[], $13::text[], $14::text[],
              $15::timestamptz[], $16::timestamptz[], $17::jsonb[], $18::numeric[], $19::numeric[], $20::numeric[],
-             $21::numeric[], $22::numeric[], $23::integer[], $24::bigint[])
+             $21::numeric[], $22::numeric[], $23::integer[], $24::bigint[], $25::jsonb[], $26::jsonb[])
          ON CONFLICT (id) DO UPDATE SET rule_id = EXCLUDED.rule_id, rule_version = EXCLUDED.rule_version, basis = EXCLUDED.basis,
              program_id = EXCLUDED.program_id, link_id = EXCLUDED.link_id, gross = EXCLUDED.gross, amount = EXCLUDED.amount,
              state = EXCLUDED.state, hold_until = EXCLUDED.hold_until, steps = EXCLUDED.steps, pending = EXCLUDED.pending,
              available = EXCLUDED.available, in_payout = EXCLUDED.in_payout, paid = EXCLUDED.paid, clawback = EXCLUDED.clawback,
-             postings = EXCLUDED.postings, version = EXCLUDED.version",
+             postings = EXCLUDED.postings, version = EXCLUDED.version,
+             parts = EXCLUDED.parts, rate = EXCLUDED.rate",
     )
     .bind(column(of, |of, c| c.id(of.before)))
     .bind(column(of, |of, _| of.before.tenant_id))
@@ -345,6 +346,8 @@ async fn write_commissions(
     .bind(column(of, |_, c| c.target.clawback))
     .bind(column(of, |_, c| c.postings()))
     .bind(column(of, |_, c| c.version()))
+    .bind(column(of, |_, c| Json(c.priced.parts.clone())))
+    .bind(column(of, |_, c| c.priced.rate.clone().map(Json)))
     .execute(connection)
     .await?;
     Ok(())

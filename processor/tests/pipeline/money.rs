@@ -333,13 +333,13 @@ async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clic
     // 5.01 and 5.00 of the order: to whoever came first in the path falls the odd cent.
     becomes(&world, shop.affiliate, &[("pending", dec!(0.50))]).await;
     becomes(&world, other, &[("pending", dec!(0.50))]).await;
-    let shares: Vec<i32> = sqlx::query_scalar(
-        "SELECT (step->>'share')::integer FROM conversions, jsonb_array_elements(path) AS step",
+    let shares: Vec<Decimal> = sqlx::query_scalar(
+        "SELECT (step->>'share')::numeric FROM conversions, jsonb_array_elements(path) AS step",
     )
     .fetch_all(&world.pool)
     .await
     .unwrap();
-    assert_eq!(shares, [500_000, 500_000]);
+    assert_eq!(shares, [dec!(0.5), dec!(0.5)]);
     the_ledger_is_in_order(&world).await;
     processor.stop().await;
 }

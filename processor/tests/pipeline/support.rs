@@ -106,7 +106,7 @@ impl World {
                 .unwrap();
         id(
             r#"INSERT INTO commission_rules (tenant_id, program_id, version, document)
-            VALUES ($1, $2, 1, '{"reward": {"kind": "percent", "percent": "10"}}') RETURNING id"#,
+            VALUES ($1, $2, 1, '{"events": [], "reward": {"kind": "percent", "percent": "10"}}') RETURNING id"#,
         )
         .bind(tenant)
         .bind(program)

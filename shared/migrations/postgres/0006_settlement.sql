@@ -8,6 +8,7 @@ ALTER TABLE affiliates
     ADD COLUMN tier      text   CHECK (char_length(tier) BETWEEN 1 AND 64),
     ADD COLUMN groups    text[] NOT NULL DEFAULT '{}' CHECK (cardinality(groups) <= 50),
     ADD COLUMN tags      text[] NOT NULL DEFAULT '{}' CHECK (cardinality(tags) <= 50),
+    ADD COLUMN certifications text[] NOT NULL DEFAULT '{}' CHECK (cardinality(certifications) <= 50),
     ADD FOREIGN KEY (tenant_id, parent_id) REFERENCES affiliates (tenant_id, id),
     ADD CHECK (parent_id <> id);
 CREATE INDEX affiliates_by_parent ON affiliates (tenant_id, parent_id) WHERE parent_id IS NOT NULL;
@@ -32,7 +33,7 @@ ALTER TABLE commission_rules
     DROP CONSTRAINT commission_rules_program_id_version_key,
     ADD UNIQUE (program_id, name, version);
 UPDATE commission_rules SET document = jsonb_build_object(
-    'reward', jsonb_build_object('kind', 'percent', 'percent', trim_scale(percent)::text));
+    'events', '[]'::jsonb, 'reward', jsonb_build_object('kind', 'percent', 'percent', trim_scale(percent)::text));
 ALTER TABLE commission_rules
     ALTER COLUMN document SET NOT NULL,
     DROP COLUMN percent;
@@ -155,11 +156,14 @@ CREATE TRIGGER conversion_reports_kept BEFORE DELETE OR TRUNCATE ON conversion_r
 
 -- part: what of the conversion it is: 'direct', 'upline 1' ..., 'bonus NAME'. amount is what it is worth now, after refunds;
 -- the five below it say where in the ledger that stands, and sum to what was posted of it.
--- steps: how it came about, in words and numbers (shared/src/commission/explain.rs).
+-- steps: how it came about, in words and numbers (shared/src/commission/explain.rs). parts: what each rule gave of it, and
+-- what of that counts towards the rule's cap. rate: what one unit of its currency was taken to be, where currencies differ.
 ALTER TABLE commissions
     ADD COLUMN part       text           NOT NULL DEFAULT 'direct' CHECK (char_length(part) BETWEEN 1 AND 80),
     ADD COLUMN gross      numeric(20, 4) CHECK (gross >= 0), -- before refunds
     ADD COLUMN steps      jsonb          NOT NULL DEFAULT '[]',
+    ADD COLUMN parts      jsonb          NOT NULL DEFAULT '[]',
+    ADD COLUMN rate       jsonb,
     ADD COLUMN pending    numeric(20, 4) NOT NULL DEFAULT 0,
     ADD COLUMN available  numeric(20, 4) NOT NULL DEFAULT 0,
     ADD COLUMN in_payout  numeric(20, 4) NOT NULL DEFAULT 0,
