@@ -7,6 +7,7 @@
 pub mod bots;
 pub mod click_token;
 pub mod clock;
+pub mod commission;
 pub mod config;
 pub mod customers;
 pub mod device;

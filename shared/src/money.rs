@@ -1,6 +1,6 @@
 //! Money: exact decimals with a currency, and the one rule by which an amount is rounded.
 //!
-//! Rounding happens in one place, [`Money::percent`], to the currency's minor unit, half away from
+//! Rounding happens in one place, [`Money::rounded`], to the currency's minor unit, half away from
 //! zero: 10 % of 12.25 USD is 1.23. An amount with more digits than its currency has is refused at
 //! the door, never rounded silently.
 
@@ -36,6 +36,19 @@ pub enum MoneyError {
 /// An ISO 4217 currency that money can be held in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(iso_currency::Currency);
+
+/// By the three letters, for who lists what is needed in a fixed order.
+impl Ord for Currency {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.code().cmp(other.code())
+    }
+}
+
+impl PartialOrd for Currency {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Currency {
     /// Digits after the point: 2 for USD, 0 for JPY, 3 for KWD.
@@ -120,12 +133,30 @@ impl Money {
     #[must_use]
     pub fn percent(self, percent: Decimal) -> Self {
         let exact = self.amount * percent / Decimal::ONE_HUNDRED;
-        let mut amount = exact.round_dp_with_strategy(self.currency.minor_digits(), ROUNDING);
-        amount.rescale(self.currency.minor_digits());
         Self {
-            amount,
+            amount: to_minor_unit(exact, self.currency),
             currency: self.currency,
         }
+    }
+
+    /// `exact`, rounded by [`ROUNDING`] to the minor unit of `currency`: for sums that are rounded
+    /// once, at their end.
+    ///
+    /// # Errors
+    /// The amount is negative or too large.
+    pub fn rounded(exact: Decimal, currency: Currency) -> Result<Self, MoneyError> {
+        if exact > MAX_AMOUNT {
+            return Err(MoneyError::TooLarge);
+        }
+        Self::new(to_minor_unit(exact, currency), currency)
+    }
+
+    /// No money.
+    #[must_use]
+    pub fn zero(currency: Currency) -> Self {
+        let mut amount = Decimal::ZERO;
+        amount.rescale(currency.minor_digits());
+        Self { amount, currency }
     }
 
     #[must_use]
@@ -142,6 +173,12 @@ impl Money {
     pub fn is_zero(self) -> bool {
         self.amount.is_zero()
     }
+}
+
+fn to_minor_unit(exact: Decimal, currency: Currency) -> Decimal {
+    let mut amount = exact.round_dp_with_strategy(currency.minor_digits(), ROUNDING);
+    amount.rescale(currency.minor_digits());
+    amount
 }
 
 impl fmt::Display for Money {
@@ -202,6 +239,19 @@ mod tests {
         for (amount, percent, expected) in cases {
             assert_eq!(usd(amount).percent(percent).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_sum_is_rounded_by_the_same_rule() {
+        let rounded = |exact, currency: &str| {
+            Money::rounded(exact, currency.parse().unwrap()).map(|money| money.to_string())
+        };
+        assert_eq!(rounded(dec!(4.792), "EUR").unwrap(), "4.79 EUR");
+        assert_eq!(rounded(dec!(4.795), "EUR").unwrap(), "4.80 EUR");
+        assert_eq!(rounded(dec!(0.5), "JPY").unwrap(), "1 JPY");
+        assert_eq!(rounded(dec!(-1), "EUR"), Err(MoneyError::Negative));
+        assert_eq!(rounded(Decimal::MAX, "EUR"), Err(MoneyError::TooLarge));
+        assert_eq!(Money::zero("KWD".parse().unwrap()).to_string(), "0.000 KWD");
     }
 
     proptest! {
