@@ -133,8 +133,7 @@ impl Settler {
                 Ok(attribution) => {
                     let pricing = Pricing::of(&known, case.before, &case.order, attribution, is_new);
                     if pricing.needs_history() {
-                        write::write(connection, &unwritten, now).await?;
-                        unwritten.clear();
+                        write(connection, &mut unwritten, &known, ids, now).await?;
                     }
                     pricing.price(connection).await?
                 }
@@ -145,7 +144,7 @@ impl Settler {
             settled.push(conversion.attribution);
             unwritten.push(conversion);
         }
-        write::write(connection, &unwritten, now).await?;
+        write(connection, &mut unwritten, &known, ids, now).await?;
         Ok(settled)
     }
 
@@ -266,6 +265,25 @@ fn customer(case: &Case<'_>, known: &Known) -> Option<CustomerHash> {
     let customer = case.order.customer_id?;
     let erased = known.erased.contains(&(case.before.tenant_id, customer));
     (!erased || case.before.customer_id == Some(customer)).then_some(customer)
+}
+
+/// Writes what was decided so far, and has settled again what depends on it.
+async fn write(
+    connection: &mut PgConnection,
+    unwritten: &mut Vec<Conversion<'_>>,
+    known: &Known,
+    settled: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    write::write(connection, unwritten, now).await?;
+    let looks_back = |of: &&Conversion<'_>| {
+        let program = of.program_id.and_then(|id| known.programs.get(&id));
+        program.is_some_and(|program| price::looks_back(&program.rules, of.converted_at))
+    };
+    let of: Vec<&Conversion<'_>> = unwritten.iter().filter(looks_back).collect();
+    write::later(connection, &of, settled).await?;
+    unwritten.clear();
+    Ok(())
 }
 
 /// What is to be written of a conversion.

@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tributary_shared::commission::{
-    self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need, Needs, Occasion, Part, SHARE_DIGITS,
+    self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need, Needs, Occasion, Part, RuleSet, SHARE_DIGITS,
     Share, Step, needs, price,
 };
 use tributary_shared::ids::{AffiliateId, ProgramId};
@@ -348,6 +348,14 @@ impl<'k> Pricing<'k> {
         .fetch_optional(connection)
         .await
     }
+}
+
+/// Whether the rules in force let orders depend on those before them.
+pub(super) fn looks_back(rules: &RuleSet, at: DateTime<Utc>) -> bool {
+    rules.at(at).iter().any(|version| {
+        let rule = version.rule.document();
+        rule.tiers.is_some() || rule.cap.is_some() || rule.recurring.is_some() || rule.bonus.is_some()
+    })
 }
 
 /// What rules look at, of all who share the order.

@@ -82,6 +82,13 @@ impl Conversion<'_> {
             || b.customer_id != self.customer_id
     }
 
+    /// Whether what it earns is another amount than before.
+    fn earns_otherwise(&self) -> bool {
+        let amounts = |c: &Commission| c.before.as_ref().map(|b| b.gross) != Some(c.priced.gross);
+        let worth = |c: &Commission| c.position.total() != c.target.total();
+        self.commissions.iter().any(|c| amounts(c) || worth(c))
+    }
+
     fn version(&self) -> i64 {
         self.before.version + i64::from(self.changed())
     }
@@ -211,6 +218,42 @@ pub(super) async fn write(
         .execute(connection)
         .await?;
     }
+    Ok(())
+}
+
+/// Settles again what may depend on these: later orders of the same affiliates or customer, where the program's rules look
+/// back. Nearly always there are none, because orders come in the order of time.
+pub(super) async fn later(
+    connection: &mut PgConnection,
+    of: &[&Conversion<'_>],
+    settled: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    let mut affiliates: Vec<(&Conversion<'_>, AffiliateId)> = Vec::new();
+    for conversion in of.iter().filter(|conversion| conversion.earns_otherwise()) {
+        let whose = conversion.commissions.iter().map(|c| c.priced.affiliate_id);
+        affiliates.extend(whose.map(|affiliate| (*conversion, affiliate)));
+    }
+    if affiliates.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE conversions c SET settle_at = now()
+         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::timestamptz[])
+              AS w (id, tenant_id, program_id, affiliate_id, customer_id, at)
+         WHERE c.tenant_id = w.tenant_id AND c.program_id = w.program_id AND c.accepted_at >= w.at
+           AND (c.converted_at, c.id) > (w.at, w.id) AND c.version > 0 AND c.id <> ALL ($7)
+           AND (c.customer_id = w.customer_id
+                OR EXISTS (SELECT 1 FROM commissions m WHERE m.conversion_id = c.id AND m.affiliate_id = w.affiliate_id))",
+    )
+    .bind(affiliates.iter().map(|(c, _)| c.before.id).collect::<Vec<_>>())
+    .bind(affiliates.iter().map(|(c, _)| c.before.tenant_id).collect::<Vec<_>>())
+    .bind(affiliates.iter().map(|(c, _)| c.program_id).collect::<Vec<_>>())
+    .bind(affiliates.iter().map(|(_, affiliate)| *affiliate).collect::<Vec<_>>())
+    .bind(affiliates.iter().map(|(c, _)| c.customer_id.map(Vec::from)).collect::<Vec<_>>())
+    .bind(affiliates.iter().map(|(c, _)| c.converted_at).collect::<Vec<_>>())
+    .bind(settled)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

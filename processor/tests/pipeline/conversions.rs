@@ -168,7 +168,7 @@ async fn an_order_that_nobody_brought_is_recorded_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_commission_of_nothing_needs_no_posting() {
+async fn what_comes_to_nothing_is_no_commission_and_says_why() {
     let world = World::create().await;
     let shop = world.shop("shop").await;
     let processor = world.processor(|_| {}).await;
@@ -176,13 +176,13 @@ async fn a_commission_of_nothing_needs_no_posting() {
     world
         .publish_conversion(&order(&world, &shop, "Z", "0.04", &click))
         .await;
-    wait_until(async || {
-        world
-            .count("SELECT count(*) FROM commissions WHERE amount = 0")
-            .await
-            == 1
-    })
-    .await;
+    wait_until(async || world.count(RECORDED).await == 1).await;
+    let note: String = sqlx::query_scalar("SELECT note FROM conversions WHERE affiliate_id IS NOT NULL")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert!(note.contains("0.004 USD"), "{note}");
+    assert_eq!(world.count("SELECT count(*) FROM commissions").await, 0);
     assert_eq!(world.count("SELECT count(*) FROM ledger_entries").await, 0);
     processor.stop().await;
 }

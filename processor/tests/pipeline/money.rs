@@ -343,3 +343,111 @@ async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clic
     the_ledger_is_in_order(&world).await;
     processor.stop().await;
 }
+
+/// The next version of the program's rule of this name.
+async fn rule(world: &World, shop: &Shop, name: &str, document: serde_json::Value) {
+    sqlx::query(
+        "INSERT INTO commission_rules (tenant_id, program_id, name, version, document, created_at)
+         SELECT $1, $2, $3, coalesce(max(version), 0) + 1, $4, '2020-01-01' FROM commission_rules WHERE program_id = $2 AND name = $3",
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .bind(name)
+    .bind(document)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn rules_look_at_the_order_its_items_the_affiliate_and_what_came_before() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    // The affiliate has a parent, who has one himself.
+    let above: Vec<i64> = sqlx::query_scalar(
+        "WITH top AS (INSERT INTO affiliates (tenant_id, name) VALUES ($1, 'top') RETURNING id),
+              mid AS (INSERT INTO affiliates (tenant_id, name, parent_id) SELECT $1, 'mid', id FROM top RETURNING id)
+         SELECT id FROM mid UNION ALL SELECT id FROM top",
+    )
+    .bind(shop.tenant)
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    sqlx::query("UPDATE affiliates SET parent_id = $1 WHERE id = $2")
+        .bind(above[0])
+        .bind(shop.affiliate)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    // From the second order of the month on 20 % in place of 10, shoes 50 %, and 5.00 for the first order.
+    let tiers = serde_json::json!({"reward": {"kind": "percent", "percent": "10"},
+        "tiers": {"by": "orders", "period": "month", "steps": [{"from": "1", "percent": "20"}]}});
+    let shoes = serde_json::json!({"reward": {"kind": "percent", "percent": "50"}, "scope": {"categories": ["shoes"]}});
+    let first = serde_json::json!({"kind": "bonus", "reward": {"kind": "flat", "flat": "5.00"}, "bonus": {"for": "first_order_of_affiliate"}});
+    rule(&world, &shop, "base", tiers).await;
+    rule(&world, &shop, "shoes", shoes).await;
+    rule(&world, &shop, "welcome", first).await;
+    let processor = world.processor(|_| {}).await;
+    // In the middle of a month, so that both orders are in one.
+    let day: chrono::DateTime<chrono::Utc> = "2026-06-15T12:00:00Z".parse().unwrap();
+    let order = |order_id: &str, hour: i64, amount: &str| {
+        let at = day + TimeDelta::hours(hour);
+        Conversion {
+            accepted_at_us: at.timestamp_micros(),
+            click_id: shop.click(at - TimeDelta::minutes(1)),
+            ..report(&world, &shop, order_id, amount)
+        }
+    };
+    let shoes = Conversion {
+        items: vec![
+            tributary_shared::events::OrderItem {
+                product: "boot".into(),
+                category: "shoes".into(),
+                quantity: 1,
+                amount: "60.00".into(),
+            },
+            tributary_shared::events::OrderItem {
+                product: "hat".into(),
+                quantity: 1,
+                amount: "40.00".into(),
+                ..Default::default()
+            },
+        ],
+        ..order("shoes", 2, "100.00")
+    };
+    world.publish_conversion(&shoes).await;
+    // 30.00 of the boot and 10 % of the hat, and the first order's 5.00.
+    becomes(&world, shop.affiliate, &[("pending", dec!(39))]).await;
+    becomes(&world, AffiliateId(above[0]), &[("pending", dec!(3.40))]).await;
+    becomes(&world, AffiliateId(above[1]), &[("pending", dec!(1.02))]).await;
+    // An earlier order comes late: it is the first, at 10 %; the other becomes the second, at 20 % for the hat.
+    world.publish_conversion(&order("earlier", 1, "10.00")).await;
+    becomes(&world, shop.affiliate, &[("pending", dec!(44))]).await;
+    let earned: Vec<(String, String, Decimal)> = sqlx::query_as(
+        "SELECT order_id, part, m.amount FROM commissions m JOIN conversions c ON c.id = m.conversion_id
+         WHERE m.affiliate_id = $1 AND m.amount <> 0 ORDER BY 1, 2",
+    )
+    .bind(shop.affiliate)
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let row = |order: &str, part: &str, amount| (order.to_owned(), part.to_owned(), amount);
+    assert_eq!(
+        earned,
+        [
+            row("earlier", "bonus welcome", dec!(5)),
+            row("earlier", "direct", dec!(1)),
+            row("shoes", "direct", dec!(38)),
+        ]
+    );
+    let why: Vec<String> = sqlx::query_scalar(
+        "SELECT step->>'text' FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.steps) AS step
+         WHERE order_id = 'shoes' AND part = 'direct' AND m.amount <> 0",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    assert!(why.iter().any(|step| step.contains("50 % of 60.00 USD")), "{why:?}");
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}

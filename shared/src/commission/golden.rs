@@ -95,6 +95,36 @@ impl Given {
         )
     }
 
+    /// The figures that are needed, and no other.
+    pub(super) fn only_needed(&self) -> Figures {
+        let rules: Vec<&Version> = self.rules.iter().collect();
+        let needs = needs(&rules, &self.program, &self.occasion, &self.affiliate).unwrap();
+        let all = &self.figures;
+        let mut figures = Figures::default();
+        for need in needs {
+            match need {
+                Need::Volume { by, period } => {
+                    let volume = all.volumes.get(&(by, period));
+                    figures
+                        .volumes
+                        .extend(volume.map(|volume| ((by, period), *volume)));
+                }
+                Need::Earned { rule, period } => {
+                    let key = (rule, period);
+                    let earned = all.earned.get(&key).copied();
+                    figures.earned.extend(earned.map(|earned| (key, earned)));
+                }
+                Need::Customer => figures.customer = all.customer,
+                Need::AffiliateOrders => figures.affiliate_orders = all.affiliate_orders,
+                Need::Rate { from, to } => {
+                    let rate = all.rates.get(&(from, to));
+                    figures.rates.extend(rate.map(|rate| ((from, to), *rate)));
+                }
+            }
+        }
+        figures
+    }
+
     fn amount(&mut self, amount: &str) {
         self.occasion.amount = Some(money(amount));
     }
@@ -171,6 +201,8 @@ fn example(by_hand: &str, rules: &Value, change: impl FnOnce(&mut Given), expect
     change(&mut given);
     let priced = given.price();
     assert_eq!(said(priced.clone()), expected, "{by_hand}\n{priced:#?}");
+    given.figures = given.only_needed();
+    assert_eq!(given.price(), priced, "{by_hand}: needs are not all");
 }
 
 fn percent(percent: &str) -> Value {
@@ -584,6 +616,12 @@ fn uplifts() {
         &["direct to 7: 20.00 EUR by r1"],
     );
     example(
+        "10 twice for the tag is 20, of which 15 is the most",
+        &json!([{"reward": percent("10"), "maximum": "15", "uplift": [{"tag": "vip", "percent": "100"}]}]),
+        |given| given.affiliate.tags = vec!["vip".to_owned()],
+        &["direct to 7: 15.00 EUR by r1"],
+    );
+    example(
         "10 for everybody else",
         &rule,
         |_| {},
@@ -708,6 +746,25 @@ fn several_currencies() {
         &["direct to 7: 1605 JPY by r1"],
     );
     example(
+        "10 % of 10 USD = 1; at least 2 EUR × 1.1 = 2.20 USD",
+        &json!([{"reward": percent("10"), "minimum": "2"}]),
+        |given| {
+            given.amount("10 USD");
+            given.rate("EUR", "USD", "1.1");
+        },
+        &["direct to 7: 2.20 USD by r1"],
+    );
+    example(
+        "10 % of 100 USD = 10; of 50 EUR 45 were earned, so 5 EUR × 1.1 = 5.50 USD are left",
+        &json!([{"reward": percent("10"), "cap": {"amount": "50", "period": "month"}}]),
+        |given| {
+            given.amount("100 USD");
+            given.rate("EUR", "USD", "1.1");
+            given.earned(Period::Month, "45");
+        },
+        &["direct to 7: 5.50 USD by r1"],
+    );
+    example(
         "110 USD / 1.1 = 100 EUR: 900 + 100 reaches 1000 EUR; 5 EUR × 1.1 = 5.50 USD",
         &json!([{"kind": "bonus", "reward": flat("5"), "bonus": {
             "for": "volume_reached", "volume": {"by": "revenue", "period": "month", "reaches": "1000"}}}]),
@@ -782,6 +839,23 @@ fn an_order_of_several_affiliates() {
         |given| given.share(&[2, 3], 0),
         &["direct to 7: 4.40 EUR by r1"],
     );
+    for (what, bonus, by_hand) in [
+        (
+            "first_order_of_customer",
+            "1.67 EUR",
+            "5 among three: 1.67, 1.67, 1.66",
+        ),
+        (
+            "first_order_of_affiliate",
+            "5.00 EUR",
+            "the first order of this affiliate, of no other",
+        ),
+    ] {
+        let rules = json!([{"kind": "bonus", "reward": flat("5"), "bonus": {"for": what}}]);
+        let expected = format!("bonus to 7: {bonus} by r1");
+        let share = |given: &mut Given| given.share(&[1, 1, 1], 0);
+        example(by_hand, &rules, share, &[&expected]);
+    }
     example("none of it", &rules, |given| given.share(&[0, 1], 0), &[]);
 }
 

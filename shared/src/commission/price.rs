@@ -125,6 +125,13 @@ pub fn price(
     above: &[AffiliateId],
     figures: &Figures,
 ) -> Result<Priced, PriceError> {
+    if occasion.share.is_nothing() {
+        let text = format!("affiliate {} is credited with nothing", affiliate.id);
+        return Ok(Priced {
+            left_out: vec![Step::new(What::Nothing, text)],
+            ..Priced::default()
+        });
+    }
     let lines = lines(occasion)?;
     let Applicable {
         rules,
@@ -428,7 +435,11 @@ impl Pricing<'_> {
             .ok_or(PriceError::TooLarge)?;
         // Split before it is converted, so that the affiliates' parts sum to the whole.
         let currency = self.exchange.program;
-        let credited = self.occasion.share.of(all, currency.minor_digits())?;
+        let credited = if is_of_the_affiliate(&part.version.rule.document) {
+            all
+        } else {
+            self.occasion.share.of(all, currency.minor_digits())?
+        };
         let given = self.exchange.program_to_pay(credited)?;
         part.add(given)?;
         let mut text = format!(": {times} × {}", exact(flat, currency));
@@ -645,6 +656,17 @@ impl Exact<'_> {
 
 fn covers(version: &Version, line: &Line<'_>) -> bool {
     version.rule.document.scope.covers(line)
+}
+
+/// Whether what is paid is for the affiliate's own history. Nobody has a part in that, so a flat
+/// amount is paid whole.
+fn is_of_the_affiliate(rule: &Document) -> bool {
+    rule.bonus.is_some_and(|bonus| {
+        matches!(
+            bonus.occasion,
+            BonusFor::FirstOrderOfAffiliate | BonusFor::VolumeReached
+        )
+    })
 }
 
 fn basis<'l, 'o: 'l>(mut lines: impl Iterator<Item = &'l Line<'o>>) -> Result<Decimal, PriceError> {

@@ -212,33 +212,6 @@ prop_compose! {
     }
 }
 
-/// The figures that are needed, and no other.
-fn only_needed(given: &Given) -> Figures {
-    let rules: Vec<&Version> = given.rules.iter().collect();
-    let needs = needs(&rules, &given.program, &given.occasion, &given.affiliate).unwrap();
-    let all = &given.figures;
-    let mut figures = Figures::default();
-    for need in needs {
-        match need {
-            Need::Volume { by, period } => {
-                figures
-                    .volumes
-                    .insert((by, period), all.volumes[&(by, period)]);
-            }
-            Need::Earned { rule, period } => {
-                let earned = all.earned[&(rule.clone(), period)];
-                figures.earned.insert((rule, period), earned);
-            }
-            Need::Customer => figures.customer = all.customer,
-            Need::AffiliateOrders => figures.affiliate_orders = all.affiliate_orders,
-            Need::Rate { from, to } => {
-                figures.rates.insert((from, to), all.rates[&(from, to)]);
-            }
-        }
-    }
-    figures
-}
-
 fn within_bounds(given: &Given, commission: &Commission) -> Result<(), TestCaseError> {
     let same_currency = commission.amount.currency() == given.program.currency;
     for part in &commission.parts {
@@ -301,7 +274,7 @@ proptest! {
     ) {
         let first = given.price();
         let mut other = given;
-        other.figures = only_needed(&other);
+        other.figures = other.only_needed();
         other.rules.reverse();
         let turn = turn.min(other.rules.len());
         other.rules.rotate_left(turn);

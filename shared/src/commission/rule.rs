@@ -220,7 +220,7 @@ pub struct TierStep {
 pub enum Measure {
     /// What it was credited with, in the program's currency.
     Revenue,
-    /// How many it had a part in.
+    /// How many it had a part in, leads and the like included; clicks are none.
     Orders,
 }
 

@@ -135,6 +135,11 @@ impl Share {
         self.weights.len() == 1
     }
 
+    /// Whether others have all of it.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.weights[self.index] == 0 && self.weights.iter().any(|weight| *weight > 0)
+    }
+
     /// The share as a number; those of all affiliates of an order sum to exactly 1.
     ///
     /// # Errors
