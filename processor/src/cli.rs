@@ -2,16 +2,26 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{CommandFactory as _, FromArgMatches as _, Subcommand};
 
 use crate::config::Config;
 use crate::dead_letters_command::DeadLettersCommand;
+use crate::ledger_command::LedgerCommand;
+use crate::replay_command::ReplayCommand;
 
 /// What the program was asked to be.
 #[derive(Debug)]
 pub enum Cli {
     Service(Box<Config>),
-    DeadLetters(Box<DeadLettersCommand>),
+    Tool(Box<Tool>),
+}
+
+/// A person's tool.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    DeadLetters(DeadLettersCommand),
+    Replay(ReplayCommand),
+    Ledger(LedgerCommand),
 }
 
 impl Cli {
@@ -27,21 +37,23 @@ impl Cli {
         arguments: impl IntoIterator<Item = T>,
     ) -> Result<Self, clap::Error> {
         let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        // The command needs Kafka's settings and nothing else: the service's are not even looked at, so
-        // one in the environment that is wrong does no harm.
-        let is_tool = arguments.get(1).is_some_and(|word| word == DEAD_LETTERS);
+        let tools = tools();
+        // A tool needs its own settings and nothing else: the service's are not even looked at, so one in
+        // the environment that is wrong does no harm.
+        let is_tool = (arguments.get(1)).is_some_and(|word| {
+            tools.get_subcommands().any(|tool| word == tool.get_name())
+        });
         let mut command = if is_tool {
-            clap::Command::new("processor").subcommand(dead_letters())
+            tools
         } else {
             // A service's setting before the subcommand would be ignored, so it is refused.
             Config::command()
-                .subcommand(dead_letters())
+                .subcommands(tools.get_subcommands().cloned())
                 .args_conflicts_with_subcommands(true)
         };
         let matches = command.try_get_matches_from_mut(arguments)?;
-        let cli = match matches.subcommand_matches(DEAD_LETTERS) {
-            Some(matches) => DeadLettersCommand::from_arg_matches(matches)
-                .map(|command| Self::DeadLetters(Box::new(command))),
+        let cli = match matches.subcommand_name() {
+            Some(_) => Tool::from_arg_matches(&matches).map(|tool| Self::Tool(Box::new(tool))),
             None => {
                 Config::from_arg_matches(&matches).map(|config| Self::Service(Box::new(config)))
             }
@@ -50,13 +62,13 @@ impl Cli {
     }
 }
 
-const DEAD_LETTERS: &str = "dead-letters";
-
-/// Its settings may stand behind what it is to do.
-fn dead_letters() -> clap::Command {
-    DeadLettersCommand::command()
-        .name(DEAD_LETTERS)
-        .mut_args(|setting| setting.global(true))
+/// All tools. Their settings may stand behind what they are to do.
+fn tools() -> clap::Command {
+    let tools = Tool::augment_subcommands(clap::Command::new("processor"));
+    tools.mut_subcommands(|tool| match tool.has_subcommands() {
+        true => tool.mut_args(|setting| setting.global(true)),
+        false => tool,
+    })
 }
 
 #[cfg(test)]
@@ -72,12 +84,29 @@ mod tests {
         let keys = ["--click-token-keys", &format!("1:{}", "ab".repeat(32))];
         assert!(matches!(parsed(&keys).unwrap(), Cli::Service(_)));
         let brokers = ["dead-letters", "list", "--kafka-brokers", "kafka:1"];
-        let Cli::DeadLetters(command) = parsed(&brokers).unwrap() else {
+        let Cli::Tool(tool) = parsed(&brokers).unwrap() else {
             panic!("not the service");
+        };
+        let Tool::DeadLetters(command) = *tool else {
+            panic!("not another tool");
         };
         assert_eq!(command.kafka.kafka_brokers, "kafka:1");
         // It would be ignored there.
         assert!(parsed(&["--kafka-brokers", "kafka:1", "dead-letters", "list"]).is_err());
+    }
+
+    #[test]
+    fn a_replay_names_its_period_and_may_name_a_model() {
+        let replay = ["replay", "--from", "2026-01-01T00:00:00Z", "--to", "2026-02-01T00:00:00Z"];
+        let keys = format!("1:{}", "ab".repeat(32));
+        let with = |more: &[&str]| {
+            parsed(&[&replay, ["--click-token-keys", &keys].as_slice(), more].concat()).is_ok()
+        };
+        assert!(with(&["--dry-run"]));
+        assert!(with(&["--model", "linear", "--program", "3"]));
+        assert!(!with(&["--model", "guess"]));
+        assert!(parsed(&["replay", "--click-token-keys", &keys]).is_err());
+        assert!(parsed(&["ledger", "check", "--database-url", "postgres://x"]).is_ok());
     }
 
     #[test]

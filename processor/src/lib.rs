@@ -12,7 +12,8 @@
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
 //!
 //! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
-//! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back.
+//! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back,
+//! `replay_command` settles the past again, `ledger_command` holds the ledger against itself.
 
 mod cli;
 mod clicks;
@@ -25,8 +26,10 @@ mod enrich;
 mod erase;
 mod lag;
 mod ledger;
+pub mod ledger_command;
 mod ledger_facts;
 mod outbox;
+pub mod replay_command;
 mod reports;
 mod retry;
 mod segments;
@@ -48,9 +51,10 @@ use tributary_shared::events::{Click, Topic};
 use tributary_shared::migrations;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
-pub use cli::Cli;
+pub use cli::{Cli, Tool};
 pub use config::Config;
 pub use enrich::{AgentsError, EnrichError};
+pub use settle::Model;
 
 use crate::clicks::Clicks;
 use crate::consume::{Reader, Stage};

@@ -60,12 +60,6 @@ pub fn conversion_id(tenant: TenantId, order_id: &str, event: &str) -> Uuid {
     Uuid::new_v5(&CONVERSIONS, name.as_bytes())
 }
 
-/// The id of the commission that `affiliate` earns by `conversion`; the same at each replay.
-#[must_use]
-pub fn commission_id(conversion: Uuid, affiliate: AffiliateId) -> Uuid {
-    Uuid::new_v5(&conversion, affiliate.to_string().as_bytes())
-}
-
 /// A new UUIDv7 for something that happens at `now`: unique, and ordered in time.
 #[must_use]
 pub fn new_uuid_v7(now: DateTime<Utc>) -> Uuid {

@@ -65,7 +65,7 @@ impl Evidence {
 
 /// How a program shares a conversion out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Model {
+pub enum Model {
     LastClick,
     FirstClick,
     Linear,
@@ -117,7 +117,7 @@ pub(crate) struct Touchpoint {
     pub(crate) facts: Option<ClickFacts>,
 }
 
-/// What rules ask of a click.
+/// What rules and signals ask of a click. It is kept with the path, as the ground on which was paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClickFacts {
     pub(crate) country: String,
@@ -125,6 +125,12 @@ pub(crate) struct ClickFacts {
     /// By the click's `utm_campaign`.
     pub(crate) campaign: String,
     pub(crate) subs: [String; 5],
+    pub(crate) is_bot: bool,
+    /// As the column of the facts.
+    pub(crate) signals: u16,
+    /// Which of the tenant's blocked addresses, networks or sites it came from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) blocked: Vec<String>,
 }
 
 /// What a program says of attribution.

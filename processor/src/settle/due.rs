@@ -13,7 +13,7 @@ use tributary_shared::ids::TenantId;
 use uuid::Uuid;
 
 use super::Settler;
-use super::look::{DONE, Found, look};
+use super::look::{DONE, Found, LookError, look};
 use crate::RunError;
 use crate::reports::{self, Report};
 use crate::retry::until_done;
@@ -41,14 +41,6 @@ pub(crate) struct Due {
     pub(crate) facts: Client,
     pub(crate) settler: Settler,
     pub(crate) purpose: Purpose,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum DueError {
-    #[error("PostgreSQL: {0}")]
-    Postgres(#[from] sqlx::Error),
-    #[error("ClickHouse: {0}")]
-    ClickHouse(#[from] clickhouse::error::Error),
 }
 
 impl Due {
@@ -99,7 +91,7 @@ impl Due {
     }
 
     /// Settles what is due; how many there were.
-    async fn turn(&self) -> Result<usize, DueError> {
+    async fn turn(&self) -> Result<usize, LookError> {
         let due: Vec<(Uuid, TenantId)> = sqlx::query_as(
             "SELECT id, tenant_id FROM conversions WHERE settle_at <= $1 AND (looks < $2) = $3 ORDER BY settle_at LIMIT $4",
         )
@@ -124,7 +116,7 @@ impl Due {
         Ok(count)
     }
 
-    async fn look(&self, tenant: TenantId, ids: &[Uuid]) -> Result<Found, DueError> {
+    async fn look(&self, tenant: TenantId, ids: &[Uuid]) -> Result<Found, LookError> {
         let mut connection = self.pool.acquire().await?;
         let window: i64 = sqlx::query_scalar(
             "SELECT coalesce(max(window_seconds), 0) FROM programs WHERE tenant_id = $1",
@@ -139,11 +131,11 @@ impl Due {
         }
         drop(connection);
         let window = TimeDelta::seconds(window);
-        Ok(look(&self.facts, tenant, window, &by_conversion).await?)
+        look(&self.facts, &self.pool, tenant, window, &by_conversion).await
     }
 
     /// All in one transaction; what PostgreSQL refuses is settled one by one, so that it holds nobody else up.
-    async fn settle(&self, ids: &[Uuid], found: Option<&Found>) -> Result<(), DueError> {
+    async fn settle(&self, ids: &[Uuid], found: Option<&Found>) -> Result<(), LookError> {
         match self.settle_together(ids, found).await {
             Err(sqlx::Error::Database(error)) if ids.len() > 1 && is_permanent(&*error) => {
                 for id in ids {

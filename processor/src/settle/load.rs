@@ -15,6 +15,7 @@ use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{Model, Step, Terms};
+use super::judge::Settings;
 use super::position::Position;
 use crate::reports::{self, Report};
 
@@ -38,6 +39,8 @@ pub(super) struct Before {
     pub(super) program_id: Option<ProgramId>,
     pub(super) customer_id: Option<CustomerHash>,
     pub(super) new_customer: Option<bool>,
+    pub(super) model: Option<String>,
+    pub(super) rules_at: Option<DateTime<Utc>>,
     pub(super) looks: i16,
     /// 0: it has never been settled.
     pub(super) version: i64,
@@ -108,6 +111,7 @@ pub(super) struct Program {
     pub(super) hold_seconds: i64,
     /// None: its currency is none of today's; nothing can be priced then.
     pub(super) pays: Option<commission::Program>,
+    pub(super) fraud: Settings,
     pub(super) rules: Arc<RuleSet>,
 }
 
@@ -135,6 +139,7 @@ pub(super) const MAX_PROGRAMS: usize = 1000;
 pub(super) struct Affiliate {
     pub(super) id: AffiliateId,
     pub(super) parent_id: Option<AffiliateId>,
+    pub(super) email: Option<String>,
     pub(super) tier: Option<String>,
     pub(super) groups: Vec<String>,
     pub(super) tags: Vec<String>,
@@ -162,7 +167,7 @@ pub(super) async fn conversions(
 ) -> Result<Known, sqlx::Error> {
     let conversions: Vec<Before> = sqlx::query_as(
         "SELECT id, tenant_id, order_id, event, accepted_at, status, amount, refunded, currency, attribution, path,
-                click_id, link_id, affiliate_id, program_id, customer_id, new_customer, looks, version
+                click_id, link_id, affiliate_id, program_id, customer_id, new_customer, model, rules_at, looks, version
          FROM conversions WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     )
     .bind(ids)
@@ -270,6 +275,7 @@ struct ProgramRow {
     pay_in: String,
     upline_percents: Vec<Decimal>,
     upline_of: String,
+    fraud: Json<Value>,
     rule_count: i64,
     last_rule: i64,
 }
@@ -304,7 +310,7 @@ pub(super) async fn programs(
         return Ok(());
     }
     let rows: Vec<ProgramRow> = sqlx::query_as(
-        "SELECT id, currency, window_seconds, hold_seconds, model, pay_in, upline_percents, upline_of,
+        "SELECT id, currency, window_seconds, hold_seconds, model, pay_in, upline_percents, upline_of, fraud,
                 (SELECT count(*) FROM commission_rules r WHERE r.program_id = p.id) AS rule_count,
                 (SELECT coalesce(max(r.id), 0) FROM commission_rules r WHERE r.program_id = p.id) AS last_rule
          FROM programs p WHERE id = ANY($1)",
@@ -330,6 +336,7 @@ pub(super) async fn programs(
             },
             hold_seconds: row.hold_seconds,
             pays: row.pays(),
+            fraud: serde_json::from_value(row.fraud.0.clone()).unwrap_or_default(),
             rules,
         };
         known.programs.insert(row.id, program);
@@ -380,13 +387,76 @@ pub(super) async fn affiliates(
              UNION
              SELECT a.id, a.tenant_id, a.parent_id, level + 1 FROM line
              JOIN affiliates a ON a.tenant_id = line.tenant_id AND a.id = line.parent_id WHERE level < 10)
-         SELECT id, parent_id, tier, groups, tags, certifications FROM affiliates WHERE id IN (SELECT id FROM line)",
+         SELECT id, parent_id, email, tier, groups, tags, certifications FROM affiliates WHERE id IN (SELECT id FROM line)",
     )
     .bind(affiliates.iter().copied().collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     known.affiliates = rows.into_iter().map(|row| (row.id, row)).collect();
     Ok(())
+}
+
+/// Something that a tenant may have blocked.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    /// Whose it is, as the caller counts.
+    pub(super) place: i64,
+    pub(super) tenant: TenantId,
+    pub(super) kind: &'static str,
+    pub(super) value: String,
+}
+
+/// Which of these are blocked: the caller's places, with what and why.
+pub(super) async fn blocked(
+    connection: &mut PgConnection,
+    of: &[Suspect],
+) -> Result<Vec<(i64, String)>, sqlx::Error> {
+    if of.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(i64, String, String, String)> = sqlx::query_as(
+        "WITH w AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS w (place, tenant_id, kind, value))
+         SELECT w.place, b.kind, b.value, b.reason FROM w
+         JOIN blocked b ON b.tenant_id = w.tenant_id AND b.kind = w.kind AND b.value = w.value WHERE w.kind <> 'address'
+         UNION ALL
+         SELECT w.place, b.kind, b.value, b.reason FROM w
+         JOIN blocked b ON b.tenant_id = w.tenant_id AND b.kind = 'address' AND w.value::inet <<= b.value::inet
+         WHERE w.kind = 'address' ORDER BY 1, 2, 3",
+    )
+    .bind(of.iter().map(|o| o.place).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.tenant).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.kind).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.value.as_str()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let text = |(place, kind, value, reason): (i64, String, String, String)| {
+        let kind = kind.replace('_', " ");
+        let because = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+        (place, format!("{kind} {value} is blocked{because}"))
+    };
+    Ok(rows.into_iter().map(text).collect())
+}
+
+/// How many conversions came from each of these addresses within the hour before: (conversion, tenant, address, time).
+pub(super) async fn from_addresses(
+    connection: &mut PgConnection,
+    of: &[(Uuid, TenantId, String, DateTime<Utc>)],
+) -> Result<BTreeMap<Uuid, i64>, sqlx::Error> {
+    if of.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "SELECT w.id, (SELECT count(DISTINCT r.conversion_id) FROM conversion_reports r WHERE r.tenant_id = w.tenant_id
+             AND r.address = w.address::inet AND r.reported_at BETWEEN w.at - interval '1 hour' AND w.at)
+         FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::timestamptz[]) AS w (id, tenant_id, address, at)",
+    )
+    .bind(of.iter().map(|o| o.0).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.1).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.2.as_str()).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.3).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// For each of these conversions whether an earlier one of its customer is known: (id, tenant, customer, time) → id.

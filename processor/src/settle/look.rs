@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use clickhouse::{Client, Row};
 use serde::Deserialize;
+use sqlx::PgPool;
 use tributary_shared::click_token;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{CLOCK_SKEW, ClickFacts, Evidence, Touchpoint};
 use super::link_of;
+use super::load::{self, Suspect};
 use crate::clicks::{stored_fingerprint, stored_visitor};
 use crate::reports::Report;
 
@@ -53,6 +55,15 @@ pub(super) fn after(looks: i16, of: &FoundOne) -> i16 {
     looks
 }
 
+/// Why nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookError {
+    #[error("ClickHouse: {0}")]
+    ClickHouse(#[from] clickhouse::error::Error),
+    #[error("PostgreSQL: {0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
 /// What was found of several conversions.
 #[derive(Debug, Default)]
 pub(crate) struct Found(BTreeMap<Uuid, FoundOne>);
@@ -74,6 +85,7 @@ impl Found {
     }
 }
 
+/// A click as the facts have it.
 #[derive(Debug, Clone, Row, Deserialize)]
 struct Clicked {
     click_id: String,
@@ -87,6 +99,13 @@ struct Clicked {
     device: String,
     campaign: String,
     subs: Vec<String>,
+    is_bot: u8,
+    signals: u16,
+    address: String,
+    network: String,
+    referrer_domain: String,
+    #[serde(skip)]
+    blocked: Vec<String>,
 }
 
 impl Clicked {
@@ -97,24 +116,31 @@ impl Clicked {
             device: self.device.clone(),
             campaign: self.campaign.clone(),
             subs: std::array::from_fn(|_| subs.next().unwrap_or_default()),
+            is_bot: self.is_bot != 0,
+            signals: self.signals,
+            blocked: self.blocked.clone(),
         }
     }
 }
 
 const COLUMNS: &str = "click_id, toUnixTimestamp64Milli(received_at) AS at_ms, program_id, affiliate_id, link_id, visitor_id, fingerprint,
-    toString(country) AS country, toString(device) AS device, toString(utm_campaign) AS campaign, [sub1, sub2, sub3, sub4, sub5] AS subs";
+    toString(country) AS country, toString(device) AS device, toString(utm_campaign) AS campaign, [sub1, sub2, sub3, sub4, sub5] AS subs,
+    is_bot, signals, if(address = toIPv6('::'), '', replaceOne(toString(address), '::ffff:', '')) AS address, toString(network) AS network,
+    toString(referrer_domain) AS referrer_domain";
 
 /// Asks the facts about conversions of one tenant by their reports. `window`: how far back its programs look.
 pub(super) async fn look(
     facts: &Client,
+    postgres: &PgPool,
     tenant: TenantId,
     window: TimeDelta,
     reports: &BTreeMap<Uuid, Vec<Report>>,
-) -> Result<Found, clickhouse::error::Error> {
+) -> Result<Found, LookError> {
     let named: BTreeSet<&str> = (reports.values().flatten())
         .filter_map(|report| report.click_id.as_deref())
         .collect();
-    let named = clicks_named(facts, tenant, &named).await?;
+    let mut named = clicks_named(facts, tenant, &named).await?;
+    note_blocked(postgres, tenant, named.values_mut()).await?;
 
     let said = |report: &Report| {
         let click = report.click_id.as_deref().and_then(|id| named.get(id));
@@ -132,8 +158,8 @@ pub(super) async fn look(
     let (Some(first), Some(last)) = (times().min(), times().max()) else {
         return Ok(Found::default());
     };
-    let by_visitor = others(facts, tenant, "visitor_id", &visitors, VISITORS_CLICKS, first - window, last).await?;
-    let by_fingerprint = others(
+    let mut by_visitor = others(facts, tenant, "visitor_id", &visitors, VISITORS_CLICKS, first - window, last).await?;
+    let mut by_fingerprint = others(
         facts,
         tenant,
         "fingerprint",
@@ -143,6 +169,8 @@ pub(super) async fn look(
         last,
     )
     .await?;
+
+    note_blocked(postgres, tenant, by_visitor.iter_mut().chain(&mut by_fingerprint)).await?;
 
     let mut found = Found::default();
     for (id, reports) in reports {
@@ -166,6 +194,41 @@ pub(super) async fn look(
         found.0.insert(*id, one);
     }
     Ok(found)
+}
+
+/// Notes of each click what of it the tenant blocked.
+async fn note_blocked(
+    postgres: &PgPool,
+    tenant: TenantId,
+    clicks: impl Iterator<Item = &mut Clicked>,
+) -> Result<(), sqlx::Error> {
+    let clicks: Vec<&mut Clicked> = clicks.collect();
+    let of = |place: usize, click: &Clicked| {
+        let place = i64::try_from(place).unwrap_or(i64::MAX);
+        [
+            (place, "address", click.address.clone()),
+            (place, "network", click.network.clone()),
+            (place, "referrer", click.referrer_domain.clone()),
+        ]
+    };
+    let asked = clicks.iter().enumerate().flat_map(|(place, click)| of(place, click));
+    let asked: Vec<_> = asked
+        .filter(|(.., value)| !value.is_empty())
+        .map(|(place, kind, value)| Suspect {
+            place,
+            tenant,
+            kind,
+            value,
+        })
+        .collect();
+    let mut clicks = clicks;
+    for (place, text) in load::blocked(&mut *postgres.acquire().await?, &asked).await? {
+        let click = usize::try_from(place).ok().and_then(|place| clicks.get_mut(place));
+        if let Some(click) = click {
+            click.blocked.push(text);
+        }
+    }
+    Ok(())
 }
 
 async fn clicks_named(

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `order` | what all reports together say |
 //! | `attribute` | who is credited, for which part |
+//! | `judge` | what speaks against it |
 //! | `price` | what that earns by the program's rules |
 //! | `position` | where in the ledger that should stand |
 //! | `load`, `write` | PostgreSQL, with one question or statement for many conversions |
@@ -14,6 +15,7 @@
 
 mod attribute;
 pub(crate) mod due;
+mod judge;
 mod load;
 mod look;
 mod order;
@@ -29,15 +31,17 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use tributary_shared::click_token;
 use tributary_shared::clock::Clock;
-use tributary_shared::customers::CustomerHash;
+use tributary_shared::customers::{CustomerHash, customer_hash};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
 
+pub use self::attribute::Model;
 use self::attribute::{
-    Attribution, ClickFacts, Evidence, Step, Touchpoint, Unattributed, attribute,
+    Attribution, ClickFacts, Evidence, Step, Terms, Touchpoint, Unattributed, attribute,
 };
-use self::load::{Before, Decision, Known};
+use self::judge::{Action, Verdict};
+use self::load::{Before, Decision, Known, Suspect};
 use self::look::Found;
 use self::order::Order;
 use self::position::{Hold, after_refund};
@@ -61,6 +65,7 @@ struct Case<'k> {
     /// Why click ids that were named count for nothing.
     unusable: Option<Unattributed>,
     attribution: Result<Attribution, (Unattributed, Vec<Step>)>,
+    verdict: Verdict,
     looks: i16,
 }
 
@@ -100,6 +105,7 @@ impl Settler {
                     touchpoints,
                     unusable,
                     attribution: Err((Unattributed::NoClick, Vec::new())),
+                    verdict: Verdict::CLEAR,
                     looks,
                 })
             })
@@ -108,7 +114,15 @@ impl Settler {
         let programs: BTreeSet<ProgramId> = touched.map(|touch| touch.program_id).collect();
         load::programs(connection, &mut known, &self.rules, &programs).await?;
         for case in &mut cases {
-            let terms = |program| known.programs.get(&program).map(|program| program.terms);
+            // The model stays the one by which it was shared out first.
+            let model = case.before.model.as_deref().and_then(|model| model.parse().ok());
+            let terms = |program| {
+                let terms = known.programs.get(&program)?.terms;
+                Some(Terms {
+                    model: model.unwrap_or(terms.model),
+                    ..terms
+                })
+            };
             let decided = attribute(&case.touchpoints, case.order.converted_at, terms);
             case.attribution = decided.map_err(|(reason, path)| match reason {
                 Unattributed::NoClick => (case.unusable.unwrap_or(reason), path),
@@ -122,6 +136,8 @@ impl Settler {
             .collect();
         load::affiliates(connection, &mut known, &credited).await?;
         let new_customers = new_customers(connection, &cases, &known).await?;
+
+        judge_all(connection, &mut cases, &known).await?;
 
         // In the order of time: what an order earns may depend on those before it, which must be written by then.
         cases.sort_by_key(|case| (case.order.converted_at, case.before.id));
@@ -236,6 +252,79 @@ impl Settler {
     }
 }
 
+/// Judges what is credited to somebody: there is nothing to win by the rest.
+async fn judge_all(
+    connection: &mut PgConnection,
+    cases: &mut [Case<'_>],
+    known: &Known,
+) -> Result<(), sqlx::Error> {
+    let mut suspects: Vec<Suspect> = Vec::new();
+    let mut addresses = Vec::new();
+    for (place, case) in cases.iter().enumerate() {
+        let Ok(attribution) = &case.attribution else {
+            continue;
+        };
+        let (tenant, order) = (case.before.tenant_id, &case.order);
+        let address = order.address.map(|address| address.to_canonical().to_string());
+        let customer = order.customer_id.map(hex::encode);
+        let values = [
+            ("affiliate", Some(attribution.leading().affiliate_id.to_string())),
+            ("address", address.clone()),
+            ("customer", customer),
+            ("email_domain", order.email_domain.map(str::to_owned)),
+        ];
+        let place = i64::try_from(place).unwrap_or(i64::MAX);
+        suspects.extend(values.into_iter().filter_map(|(kind, value)| {
+            Some(Suspect {
+                place,
+                tenant,
+                kind,
+                value: value?,
+            })
+        }));
+        let at = order.converted_at;
+        addresses.extend(address.map(|address| (case.before.id, tenant, address, at)));
+    }
+    let blocked = load::blocked(connection, &suspects).await?;
+    let from_addresses = load::from_addresses(connection, &addresses).await?;
+    for (place, case) in cases.iter_mut().enumerate() {
+        let Ok(attribution) = &case.attribution else {
+            continue;
+        };
+        let leading = attribution.leading();
+        let Some(program) = known.programs.get(&leading.program_id) else {
+            continue;
+        };
+        let mine = blocked.iter().filter(|(of, _)| usize::try_from(*of) == Ok(place));
+        let facts = leading.facts.as_ref();
+        let of_click = facts.map(|facts| facts.blocked.clone()).unwrap_or_default();
+        let is_click = leading.evidence != Evidence::Coupon;
+        let others = attribution.path.iter().map(|step| &step.touchpoint);
+        let others = others.filter(|t| t.affiliate_id != leading.affiliate_id && t.at < leading.at);
+        let evidence = judge::Evidence {
+            seconds_since_click: is_click
+                .then(|| (case.order.converted_at - leading.at).num_seconds()),
+            seconds_since_others: others.map(|t| (leading.at - t.at).num_seconds()).min(),
+            is_own: is_own(case, leading.affiliate_id, known),
+            from_address: from_addresses.get(&case.before.id).copied().unwrap_or(0),
+            is_bot: facts.is_some_and(|facts| facts.is_bot),
+            click_signals: facts.map_or(0, |facts| facts.signals),
+            blocked: mine.map(|(_, text)| text.clone()).chain(of_click).collect(),
+        };
+        case.verdict = judge::judge(&program.fraud, &evidence);
+    }
+    Ok(())
+}
+
+/// Whether the customer is called as the affiliate's e-mail address.
+fn is_own(case: &Case<'_>, affiliate: AffiliateId, known: &Known) -> bool {
+    let email = known.affiliates.get(&affiliate).and_then(|of| of.email.as_deref());
+    case.order.customer_id.zip(email).is_some_and(|(customer, email)| {
+        let hash = |name: &str| customer_hash(case.before.tenant_id, name);
+        customer == hash(email) || customer == hash(&email.to_lowercase())
+    })
+}
+
 /// Whose orders these are, and whether he is new: the merchant's word, else whether no earlier conversion of his is known.
 async fn new_customers(
     connection: &mut PgConnection,
@@ -300,17 +389,23 @@ fn conclude<'k>(
         Some(Decision::Reject) => Status::Rejected,
         Some(Decision::Approve) if order.status != Status::Refunded => Status::Approved,
         Some(Decision::Reinstate) if order.status == Status::Rejected => Status::Pending,
+        None if case.verdict.action == Action::Reject => Status::Rejected,
         _ => order.status,
     };
+    let waits_for_a_person =
+        case.verdict.action >= Action::Hold && !known.decisions.contains_key(&before.id);
     let leading = case.attribution.as_ref().ok().map(Attribution::leading);
     let program = leading.and_then(|touch| known.programs.get(&touch.program_id));
     let hold_until = order.converted_at
         + TimeDelta::seconds(program.map_or(0, |program| program.hold_seconds));
     let looked = case.looks >= look::DONE;
-    let over = looked && (status == Status::Approved || hold_until <= now);
+    let over = looked && !waits_for_a_person && (status == Status::Approved || hold_until <= now);
     let hold = if over { Hold::Over } else { Hold::Held };
     let next_look = look::next(case.looks, before.accepted_at, now);
-    let end_of_hold = (program.is_some() && !over && status != Status::Rejected)
+    let end_of_hold = (program.is_some()
+        && !over
+        && !waits_for_a_person
+        && !matches!(status, Status::Rejected | Status::Refunded))
         .then_some(hold_until.max(now));
     let settle_at = match (next_look, end_of_hold) {
         (Some(look), _) => Some(look),
@@ -327,7 +422,10 @@ fn conclude<'k>(
             Ok(attribution) => attribution.leading().evidence.as_str(),
             Err((reason, _)) => reason.as_str(),
         },
-        model: case.attribution.as_ref().ok().map(|a| a.model.as_str()),
+        model: match &case.attribution {
+            Ok(attribution) => Some(attribution.model.as_str()),
+            Err(_) => before.model.as_deref(),
+        },
         path: match &case.attribution {
             Ok(attribution) => &attribution.path,
             Err((_, path)) => path,
@@ -343,6 +441,7 @@ fn conclude<'k>(
         coupon: order.coupon,
         items: order.items,
         note: priced.note.or_else(|| order.note.map(str::to_owned)),
+        verdict: &case.verdict,
         settle_at,
         looks: case.looks,
         commissions: stand(case, priced.commissions, commissions, status, hold, hold_until),

@@ -7,6 +7,8 @@
 //! * Every refund counts, and all of them together never more than the order.
 //! * Who the shopper was (click, visitor, customer) is what was said first.
 
+use std::net::IpAddr;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use tributary_shared::customers::CustomerHash;
@@ -30,6 +32,9 @@ pub(crate) struct Order<'r> {
     pub(crate) click_ids: Vec<&'r str>,
     pub(crate) customer_id: Option<CustomerHash>,
     pub(crate) new_customer: Option<bool>,
+    /// The shopper's, by his browser or the merchant's word.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) email_domain: Option<&'r str>,
     /// When the first report came.
     pub(crate) converted_at: DateTime<Utc>,
     /// What could not be followed.
@@ -104,6 +109,8 @@ impl<'r> Order<'r> {
             click_ids,
             customer_id: who.iter().find_map(|report| report.customer_id),
             new_customer: who.iter().find_map(|report| report.new_customer),
+            address: who.iter().find_map(|report| report.address),
+            email_domain: who.iter().find_map(|report| report.email_domain.as_deref()),
             converted_at,
             note,
         })

@@ -106,15 +106,20 @@ impl<'k> Pricing<'k> {
         }
     }
 
+    /// Whose time's rules are in force.
+    fn rules_at(&self) -> DateTime<Utc> {
+        self.before.rules_at.unwrap_or(self.occasion.at)
+    }
+
     /// Whether what was earned before decides about what is earned now.
     pub(super) fn needs_history(&self) -> bool {
         let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
             return false;
         };
-        let rules = program.rules.at(self.occasion.at);
+        let rules = program.rules.at(self.rules_at());
         self.shares.iter().any(|(affiliate, _)| {
             let needs = needs(&rules, pays, &self.occasion, &self.affiliate(*affiliate));
-            needs.is_ok_and(|needs| needs.iter().any(|need| !matches!(need, Need::Rate { .. })))
+            needs.is_ok_and(|needs| needs.iter().any(looks_at_history))
         })
     }
 
@@ -127,7 +132,7 @@ impl<'k> Pricing<'k> {
         if self.order.currency.is_none() {
             return Ok(outcome); // the merchant has not said yet what it is worth
         }
-        let rules = program.rules.at(self.occasion.at);
+        let rules = program.rules.at(self.rules_at());
         let weights: Vec<u64> = self.shares.iter().map(|(_, share)| millionths(*share)).collect();
         for (place, (id, _)) in self.shares.iter().enumerate() {
             let affiliate = self.affiliate(*id);
@@ -220,6 +225,9 @@ impl<'k> Pricing<'k> {
         currency: Currency,
     ) -> Result<Figures, sqlx::Error> {
         let mut figures = Figures::default();
+        if needs.iter().any(looks_at_history) {
+            self.take_turns(connection, affiliate).await?;
+        }
         for need in needs {
             match need {
                 Need::Volume { by, period } => {
@@ -250,6 +258,27 @@ impl<'k> Pricing<'k> {
             }
         }
         Ok(figures)
+    }
+
+    /// Whoever else prices an order of this affiliate, or of this customer, waits for the end of this transaction: each must
+    /// see what the other wrote.
+    async fn take_turns(
+        &self,
+        connection: &mut PgConnection,
+        affiliate: AffiliateId,
+    ) -> Result<(), sqlx::Error> {
+        let customer = self.order.customer_id.map(hex::encode).unwrap_or_default();
+        let names = [
+            format!("affiliate {} {affiliate}", self.program_id),
+            format!("customer {} {customer}", self.program_id),
+        ];
+        for name in names.iter().take(if customer.is_empty() { 1 } else { 2 }) {
+            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+                .bind(name)
+                .execute(&mut *connection)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Revenue, in the program's currency, and number of the affiliate's orders before this one.
@@ -348,6 +377,10 @@ impl<'k> Pricing<'k> {
         .fetch_optional(connection)
         .await
     }
+}
+
+fn looks_at_history(need: &Need) -> bool {
+    !matches!(need, Need::Rate { .. })
 }
 
 /// Whether the rules in force let orders depend on those before them.

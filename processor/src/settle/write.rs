@@ -13,6 +13,7 @@ use tributary_shared::money::Currency;
 use uuid::Uuid;
 
 use super::attribute::Step;
+use super::judge::Verdict;
 use super::load::{self, Before};
 use super::position::Position;
 use super::price::Priced;
@@ -32,7 +33,7 @@ pub(super) struct Conversion<'k> {
     pub(super) currency: Option<Currency>,
     pub(super) converted_at: DateTime<Utc>,
     pub(super) attribution: &'static str,
-    pub(super) model: Option<&'static str>,
+    pub(super) model: Option<&'k str>,
     pub(super) path: &'k [Step],
     pub(super) click_id: Option<&'k str>,
     pub(super) link_id: Option<LinkId>,
@@ -43,6 +44,7 @@ pub(super) struct Conversion<'k> {
     pub(super) coupon: Option<&'k str>,
     pub(super) items: &'k [Item],
     pub(super) note: Option<String>,
+    pub(super) verdict: &'k Verdict,
     pub(super) settle_at: Option<DateTime<Utc>>,
     pub(super) looks: i16,
     pub(super) commissions: Vec<Commission>,
@@ -304,12 +306,12 @@ async fn write_conversions(
              converted_at = w.converted_at, attribution = w.attribution, model = w.model, path = w.path, click_id = w.click_id,
              link_id = w.link_id, affiliate_id = w.affiliate_id, program_id = w.program_id, customer_id = w.customer_id,
              new_customer = w.new_customer, coupon = w.coupon, items = w.items, note = w.note, settle_at = w.settle_at,
-             looks = w.looks, version = w.version
+             looks = w.looks, version = w.version, verdict = w.verdict, signals = w.signals
          FROM unnest($1::uuid[], $2::text[], $3::numeric[], $4::numeric[], $5::text[], $6::timestamptz[], $7::text[], $8::text[],
              $9::jsonb[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[], $15::boolean[], $16::text[],
-             $17::jsonb[], $18::text[], $19::timestamptz[], $20::smallint[], $21::bigint[])
+             $17::jsonb[], $18::text[], $19::timestamptz[], $20::smallint[], $21::bigint[], $22::text[], $23::jsonb[])
              AS w (id, status, amount, refunded, currency, converted_at, attribution, model, path, click_id, link_id, affiliate_id,
-                   program_id, customer_id, new_customer, coupon, items, note, settle_at, looks, version)
+                   program_id, customer_id, new_customer, coupon, items, note, settle_at, looks, version, verdict, signals)
          WHERE c.id = w.id",
     )
     .bind(column(of, |c| c.before.id))
@@ -319,7 +321,7 @@ async fn write_conversions(
     .bind(column(of, |c| c.currency()))
     .bind(column(of, |c| c.converted_at))
     .bind(column(of, |c| c.attribution))
-    .bind(column(of, |c| c.model))
+    .bind(column(of, |c| c.model.map(str::to_owned)))
     .bind(column(of, |c| Json(c.path.to_vec())))
     .bind(column(of, |c| c.click_id.map(str::to_owned)))
     .bind(column(of, |c| c.link_id))
@@ -333,6 +335,8 @@ async fn write_conversions(
     .bind(column(of, |c| c.settle_at))
     .bind(column(of, |c| c.looks))
     .bind(column(of, |c| c.version()))
+    .bind(column(of, |c| c.verdict.as_str()))
+    .bind(column(of, |c| Json(c.verdict.signals.clone())))
     .execute(connection)
     .await?;
     Ok(())

@@ -24,6 +24,21 @@ ALTER TABLE programs
                                    cardinality(upline_percents) <= 10 AND 0 <= ALL (upline_percents) AND 100 >= ALL (upline_percents)),
     ADD COLUMN upline_of       text    NOT NULL DEFAULT 'commission' CHECK (upline_of IN ('commission', 'order'));
 
+-- fraud: what each signal does, where the program wants it otherwise than processor/src/settle/judge.rs.
+ALTER TABLE programs ADD COLUMN fraud jsonb NOT NULL DEFAULT '{}';
+
+-- What a tenant wants nothing of. value: an affiliate's id, an address or a range of them, a network's number and name as
+-- the facts have it, a referring site, a customer's hash in hexadecimal digits, the domain of an e-mail address.
+CREATE TABLE blocked (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id  bigint      NOT NULL REFERENCES tenants,
+    kind       text        NOT NULL CHECK (kind IN ('affiliate', 'address', 'network', 'referrer', 'customer', 'email_domain')),
+    value      text        NOT NULL CHECK (char_length(value) BETWEEN 1 AND 253 AND (kind <> 'address' OR value::inet IS NOT NULL)),
+    reason     text        NOT NULL DEFAULT '' CHECK (char_length(reason) <= 1000),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (tenant_id, kind, value)
+);
+
 -- A program has any number of rules, each by its name; 'base' is the percentage that the program was made with.
 -- document: shared/src/commission/rule.rs. An inactive version takes the rule out of force from then on.
 ALTER TABLE commission_rules
@@ -74,16 +89,24 @@ CREATE UNIQUE INDEX coupons_by_code ON coupons (tenant_id, lower(code));
 -- be recorded later. path: every touchpoint that was considered, with its share. amount less refunded is what counts.
 -- settle_at: when something is to be done about the conversion next (processor/src/settle); null: nothing, until
 -- somebody says something. looks: how often the facts were asked for its clicks.
+-- model: by which it was shared out; it stays so when the program chooses another one, until a replay says otherwise.
+-- rules_at: a replay had it priced by the rules of that time; null: by those of converted_at.
+-- verdict: the strongest of what the signals say; signals: each with what it does and why. A verdict of hold or reject
+-- waits for a person's decision.
 -- version: of what was published of it.
 ALTER TABLE conversions
     ADD COLUMN status       text           NOT NULL DEFAULT 'pending' CHECK (status IN (
                                 'lead', 'pending', 'approved', 'rejected', 'refunded')),
     ADD COLUMN refunded     numeric(20, 4) NOT NULL DEFAULT 0 CHECK (refunded BETWEEN 0 AND amount),
     ADD COLUMN converted_at timestamptz,
-    ADD COLUMN model        text,
+    ADD COLUMN model        text           CHECK (model IN (
+                                'last_click', 'first_click', 'linear', 'time_decay', 'position_based')),
+    ADD COLUMN rules_at     timestamptz,
     ADD COLUMN coupon       text,
     ADD COLUMN items        jsonb          NOT NULL DEFAULT '[]',
     ADD COLUMN note         text,          -- why it earns nothing, or what could not be followed; for people
+    ADD COLUMN verdict      text           NOT NULL DEFAULT 'clear' CHECK (verdict IN ('clear', 'flag', 'hold', 'reject')),
+    ADD COLUMN signals      jsonb          NOT NULL DEFAULT '[]',
     ADD COLUMN settle_at    timestamptz    DEFAULT now(),
     ADD COLUMN looks        smallint       NOT NULL DEFAULT 0,
     ADD COLUMN version      bigint         NOT NULL DEFAULT 1,
@@ -97,6 +120,8 @@ ALTER TABLE conversions
     ADD CHECK (link_id IS NULL OR affiliate_id IS NOT NULL);
 UPDATE conversions SET converted_at = accepted_at, settle_at = NULL;
 ALTER TABLE conversions ALTER COLUMN converted_at SET NOT NULL;
+CREATE INDEX conversions_by_conversion ON conversions (converted_at, id);
+CREATE INDEX conversions_to_review ON conversions (tenant_id, verdict, accepted_at DESC, id DESC) WHERE verdict <> 'clear';
 CREATE INDEX conversions_to_settle ON conversions (settle_at) WHERE settle_at IS NOT NULL;
 
 -- id: of what the report says (processor/src/reports.rs), so that one that is delivered again is known. reported_at: when it

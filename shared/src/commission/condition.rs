@@ -56,8 +56,8 @@ impl Condition {
         if text.chars().count() > MAX_EXPRESSION_CHARS {
             return Err(format!("must be at most {MAX_EXPRESSION_CHARS} characters"));
         }
-        // Not the library's default parser: that one takes gigabytes for some texts of a hundred
-        // characters. This one reads each text once, and stops at a depth.
+        // Not the library's default parser: texts of a hundred characters have made that one take
+        // gigabytes. This one reads each text once, and stops at a depth.
         let depth = u16::try_from(MAX_DEPTH).unwrap_or(u16::MAX);
         let expression = PrattParser::new()
             .max_recursion_depth(depth)
