@@ -13,4 +13,6 @@ mod facts;
 #[cfg(test)]
 mod once;
 #[cfg(test)]
+mod postbacks;
+#[cfg(test)]
 mod support;
