@@ -1,11 +1,16 @@
 //! The tenant's log of reports, over real sockets, Redis and Kafka.
 
 use futures::future::join_all;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use tributary_shared::engines::kafka;
 use tributary_shared::events::postback_logged::{Door, Verdict};
-use tributary_shared::events::{PostbackLogged, Topic};
+use tributary_shared::events::{Conversion, PostbackLogged, Topic, Topics};
 use tributary_shared::secrets::new_token;
+use tributary_shared::testing::Isolated;
 
-use crate::support::{Edge, TENANT, TOKEN, forged_click_id};
+use crate::support::{Edge, TENANT, TOKEN, events, forged_click_id, wait_until};
 
 const SHOP: &str = "https://shop.example";
 const ORDER: &str = "order_id=A&amount=1&currency=USD";
@@ -126,4 +131,31 @@ async fn while_kafka_is_away_the_log_gives_way_and_orders_do_not() {
         "{metrics}"
     );
     edge.stop().await;
+}
+
+/// As after the redirector was brought up to date before the admin API.
+#[tokio::test]
+async fn a_log_without_its_topic_holds_nothing_up() {
+    let place = Isolated::empty().await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &place.kafka.kafka_brokers)
+        .create()
+        .unwrap();
+    let topics = Topics::new(&place.kafka.kafka_topic_prefix);
+    let old = [topics.name(Topic::Clicks), topics.name(Topic::Conversions)];
+    let old = old
+        .iter()
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)));
+    let created = admin.create_topics(&old.collect::<Vec<_>>(), &AdminOptions::new());
+    assert!(created.await.unwrap().iter().all(Result::is_ok));
+
+    let edge = Edge::start_in(place.clone(), |_| {}).await;
+    wait_until(async || edge.operations("/readyz").await.0 == 200).await;
+    let path = format!("/postback?token={TOKEN}&{ORDER}");
+    for _ in 0..3 {
+        assert_eq!(edge.get(&path).send().await.unwrap().status(), 200);
+    }
+    events::<Conversion>(&place, Topic::Conversions, 3).await;
+    kafka::create_topics(&place.kafka).await.unwrap();
+    events::<PostbackLogged>(&place, Topic::Postbacks, 3).await;
 }
