@@ -1,5 +1,6 @@
 //! Reports of orders: the log of what became of them, and a trial of one.
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::Clock;
@@ -19,17 +20,22 @@ async fn logged(api: &Api, tenant: &Tenant, number: u32, at: &str, more: Value) 
 async fn the_log_of_reports_is_searched_and_read_page_by_page() {
     let api = Api::start().await;
     let (ours, theirs) = (api.tenant("ours").await, api.tenant("theirs").await);
+    // The log is kept for 90 days.
+    let now = Clock::system().now();
+    let day = |back| (now - TimeDelta::days(back)).format("%Y-%m-%d").to_string();
+    let (first, later) = (day(5), day(3));
+    let at = |time: &str| format!("{first}T{time}Z");
     let refused = json!({"verdict": "refused", "reason": "order_id_invalid", "message": "order_id must be short",
         "conversion_id": uuid(0), "door": "pixel", "address": "::", "click_id": "c"});
-    logged(&api, &ours, 1, "2026-01-10T10:00:00.000001Z", json!({})).await;
-    logged(&api, &ours, 2, "2026-01-10T10:00:00.000002Z", refused).await;
-    logged(&api, &ours, 3, "2026-01-10T10:00:00.000002Z", json!({})).await;
+    logged(&api, &ours, 1, &at("10:00:00.000001"), json!({})).await;
+    logged(&api, &ours, 2, &at("10:00:00.000002"), refused).await;
+    logged(&api, &ours, 3, &at("10:00:00.000002"), json!({})).await;
     // Delivered again.
-    logged(&api, &ours, 3, "2026-01-10T10:00:00.000002Z", json!({})).await;
-    logged(&api, &ours, 4, "2026-01-12T10:00:00Z", json!({})).await;
-    logged(&api, &theirs, 5, "2026-01-10T10:00:00Z", json!({})).await;
+    logged(&api, &ours, 3, &at("10:00:00.000002"), json!({})).await;
+    logged(&api, &ours, 4, &format!("{later}T10:00:00Z"), json!({})).await;
+    logged(&api, &theirs, 5, &at("10:00:00"), json!({})).await;
 
-    let path = |more: &str| format!("/v1/postbacks?from=2026-01-10&to=2026-01-11{more}");
+    let path = |more: &str| format!("/v1/postbacks?from={first}&to={}{more}", day(4));
     let orders = async |more: &str| {
         let answer = api.get(&ours.analyst, &path(more)).await;
         assert_eq!(answer.status, 200, "{more}: {}", answer.text);
@@ -74,7 +80,7 @@ async fn the_log_of_reports_is_searched_and_read_page_by_page() {
         (&line["conversion_id"], &line["address"]),
         (&Value::Null, &Value::Null)
     );
-    assert_eq!(line["received_at"], "2026-01-10T10:00:00.000002Z");
+    assert_eq!(line["received_at"], at("10:00:00.000002").as_str());
     let answer = api.get(&ours.analyst, &path("&order_id=A-3")).await.json();
     assert_eq!(answer["items"][0]["address"], "203.0.113.9");
     assert_eq!(answer["items"][0]["conversion_id"], uuid(9));

@@ -50,7 +50,7 @@ async fn every_report_of_a_known_author_is_logged_with_its_verdict() {
     assert_eq!(post.send().await.unwrap().status(), 413);
 
     let mut logged: Vec<PostbackLogged> = edge.events(Topic::Postbacks, 7).await;
-    logged.sort_by(|a, b| a.received_at_us.cmp(&b.received_at_us));
+    logged.sort_by_key(|line| line.received_at_us);
     let lines: Vec<_> = logged.iter().map(|l| (l.door(), &*l.reason)).collect();
     assert_eq!(
         lines,
@@ -146,8 +146,9 @@ async fn a_log_without_its_topic_holds_nothing_up() {
     let old = old
         .iter()
         .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)));
-    let created = admin.create_topics(&old.collect::<Vec<_>>(), &AdminOptions::new());
-    assert!(created.await.unwrap().iter().all(Result::is_ok));
+    let (old, options): (Vec<_>, _) = (old.collect(), AdminOptions::new());
+    let created = admin.create_topics(&old, &options).await.unwrap();
+    assert!(created.iter().all(Result::is_ok));
 
     let edge = Edge::start_in(place.clone(), |_| {}).await;
     wait_until(async || edge.operations("/readyz").await.0 == 200).await;
