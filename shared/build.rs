@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const SCHEMAS: [&str; 4] = [
+const SCHEMAS: [&str; 5] = [
     "proto/clicks.proto",
     "proto/conversions.proto",
     "proto/ledger.proto",
     "proto/links.proto",
+    "proto/postbacks.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,9 +4,11 @@
 use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use tributary_shared::config::{DatabaseConfig, LogConfig};
 use tributary_shared::engines;
+
+use crate::table::STYLE;
 
 /// Compares what is kept beside the ledger's entries with the entries, or makes it anew
 #[derive(Debug, Clone, Parser)]
@@ -98,8 +100,7 @@ pub async fn run(command: &LedgerCommand, out: &mut impl Write) -> Result<(), Le
         .execute(&mut *transaction)
         .await?;
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["what must be", "looked at", "not so"]);
+    table.load_style(STYLE).set_header(["what must be", "looked at", "not so"]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

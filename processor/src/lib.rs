@@ -1,6 +1,6 @@
 //! From Kafka to facts and money.
 //!
-//! Seven tasks, each the owner of one step; a message's way through the files:
+//! Eight tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
@@ -10,8 +10,9 @@
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
 //! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
+//! | postbacks | topic `postbacks` | `postbacks`, `sink` | ClickHouse `postbacks` |
 //!
-//! `consume` drives the three readers, `dead_letter` keeps what can't be read, `retry` is what
+//! `consume` drives the four readers, `dead_letter` keeps what can't be read, `retry` is what
 //! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back,
 //! `replay_command` settles the past again, `ledger_command` holds the ledger against itself.
 
@@ -29,12 +30,14 @@ mod ledger;
 pub mod ledger_command;
 mod ledger_facts;
 mod outbox;
+mod postbacks;
 pub mod replay_command;
 mod reports;
 mod retry;
 mod segments;
 mod settle;
 mod sink;
+mod table;
 mod tenants;
 mod unresolved;
 
@@ -64,6 +67,7 @@ use crate::enrich::Enricher;
 use crate::erase::Eraser;
 use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
+use crate::postbacks::Postbacks;
 use crate::settle::Settler;
 use crate::settle::due::{Due, Purpose};
 use crate::sink::Sink;
@@ -105,6 +109,7 @@ pub async fn run(
         Topic::Clicks.name(),
         Topic::Conversions.name(),
         Topic::Ledger.name(),
+        Topic::Postbacks.name(),
     ]);
     let operations_stop = CancellationToken::new();
     let _stop_operations = operations_stop.clone().drop_guard();
@@ -143,6 +148,9 @@ pub async fn run(
             shutdown: stop.clone(),
         },
     };
+    let postbacks = Postbacks {
+        sink: Sink::new(sink_client()),
+    };
     // One for all: each has a thread that looks around even while nothing is sent.
     let producer: FutureProducer = kafka::prompt_producer(&config.kafka, KAFKA_TIMEOUT).create()?;
     let relay = Relay::new(pool.clone(), producer.clone(), &config.kafka);
@@ -160,6 +168,7 @@ pub async fn run(
     tasks.spawn(reading(Topic::Clicks)?.drive(clicks));
     tasks.spawn(reading(Topic::Conversions)?.drive(conversions));
     tasks.spawn(reading(Topic::Ledger)?.drive(ledger_facts));
+    tasks.spawn(reading(Topic::Postbacks)?.drive(postbacks));
     tasks.spawn(relay.run(stop.clone()));
     for purpose in [Purpose::Look, Purpose::Time] {
         let due = Due {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, PgPool};
@@ -20,6 +20,7 @@ use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
 
 use crate::settle::{Model, Settler};
+use crate::table::STYLE;
 
 /// Conversions that are settled together.
 const AT_ONCE: i64 = 500;
@@ -209,8 +210,7 @@ fn report(
     out: &mut impl Write,
 ) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["affiliate", "currency", "before", "after", "difference"]);
+    table.load_style(STYLE).set_header(["affiliate", "currency", "before", "after", "difference"]);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }

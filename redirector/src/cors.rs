@@ -6,8 +6,6 @@
 //! the key stands in `?key=`. Any other is let pass without cookies, as every page may send what
 //! needs no preflight.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,8 +16,9 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 use tributary_shared::events::PublishableKey;
+use tributary_shared::reports::Report;
 
-use crate::conversion::{Refusal, Report};
+use crate::conversion::Refusal;
 use crate::server::Answer;
 use crate::{Edge, client, intake};
 
@@ -92,11 +91,14 @@ async fn judge<'o>(
     origin: Option<&'o HeaderValue>,
     query: &str,
 ) -> Result<Option<&'o HeaderValue>, Refusal> {
-    let (_, key): (_, Option<Cow<'_, str>>) = Report::parse(query, b"", "key")?;
+    let (report, key) = Report::from_form(query, b"", "key");
+    if let Some(problem) = report.problem() {
+        return Err(problem.clone().into());
+    }
     let (Some(origin), Some(key)) = (origin, key) else {
         return Ok(None);
     };
-    let owner = intake::publishable(edge, &key).await?;
+    let (_, owner) = intake::publishable(edge, &key).await?;
     check(&String::from_utf8_lossy(origin.as_bytes()), &owner)?;
     Ok(Some(origin))
 }

@@ -1,5 +1,6 @@
 //! What the doors for conversions have in common: the credential that a request carries, its body
-//! within bounds, whose publishable key it is, and the answer with its count.
+//! within bounds, whose publishable key it is, the way of a report to safety and into the tenant's log, and
+//! the answer with its count.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,10 @@ use tributary_shared::click_token;
 use tributary_shared::events::{PublishableKey, Source};
 use tributary_shared::ids::TenantId;
 use tributary_shared::names;
+use tributary_shared::reports::Report;
 
-use crate::conversion::{Refusal, Report};
+use crate::author::Author;
+use crate::conversion::Refusal;
 use crate::resolve::Resolution;
 use crate::server::Answer;
 use crate::{Edge, cookies, pages};
@@ -76,9 +79,16 @@ fn is_of_type(headers: &HeaderMap, types: &[&str]) -> bool {
 ///
 /// # Errors
 /// When it is nobody's, or can't be looked up at present.
-pub(crate) async fn publishable(edge: &Edge, key: &str) -> Result<Arc<PublishableKey>, Refusal> {
+pub(crate) async fn publishable(
+    edge: &Edge,
+    key: &str,
+) -> Result<(TenantId, Arc<PublishableKey>), Refusal> {
     match edge.resolver.publishable(key).await {
-        Resolution::Found(found) => Ok(found),
+        Resolution::Found(found) => {
+            // The resolver hands out keys of tenants only.
+            let tenant = TenantId::from_wire(found.tenant_id).ok_or(Refusal::KeyUnknown)?;
+            Ok((tenant, found))
+        }
         Resolution::Unknown => Err(Refusal::KeyUnknown),
         Resolution::Unavailable => Err(Refusal::NotStored),
     }
@@ -98,36 +108,36 @@ pub(crate) fn remembered_click<'h>(edge: &Edge, headers: &'h HeaderMap) -> Optio
     }
 }
 
-/// Takes a report whose author is known: the conversion's id, once it is safe.
+/// Takes a report whose author is known, unless there is a `problem` with how it came: the conversion's id,
+/// once it is safe. Whatever becomes of it stands in the tenant's log.
 ///
 /// # Errors
-/// What is wrong with it, or that it could not be stored.
-pub(crate) async fn store(
+/// What is wrong with it, that there were too many, or that it could not be stored.
+pub(crate) async fn take(
     edge: &Edge,
+    author: &Author<'_>,
     report: &Report<'_>,
-    tenant: TenantId,
-    source: Source,
+    problem: Option<Refusal>,
 ) -> Result<String, Refusal> {
-    let conversion = report.check(&edge.keys, tenant, source, edge.clock.now())?;
-    edge.conversions.publish(&conversion).await?;
-    Ok(conversion.conversion_id)
+    let outcome = match problem {
+        None => store(edge, author, report).await,
+        Some(problem) => Err(problem),
+    };
+    edge.log.write(edge, author, report, &outcome);
+    outcome
 }
 
-/// Takes a browser's report: as [`store`], at no more than the rate that its key is allowed.
-///
-/// # Errors
-/// As [`store`], or that there were too many.
-pub(crate) async fn store_public(
-    edge: &Edge,
-    report: &Report<'_>,
-    key: &str,
-    owner: &PublishableKey,
-    source: Source,
-) -> Result<String, Refusal> {
-    edge.report_limits.take(key).map_err(Refusal::TooMany)?;
-    // The resolver hands out keys of tenants only.
-    let tenant = TenantId::from_wire(owner.tenant_id).ok_or(Refusal::KeyUnknown)?;
-    store(edge, report, tenant, source).await
+async fn store(edge: &Edge, author: &Author<'_>, report: &Report<'_>) -> Result<String, Refusal> {
+    // A publishable key is public: anybody can report by it.
+    if author.source != Source::Postback {
+        let limit = edge.report_limits.take(author.credential);
+        limit.map_err(Refusal::TooMany)?;
+    }
+    let now = edge.clock.now();
+    let mut conversion = report.check(&edge.keys, author.tenant, author.source, now)?;
+    author.sign(edge, &mut conversion);
+    edge.conversions.publish(&conversion).await?;
+    Ok(conversion.conversion_id)
 }
 
 /// Counts what became of a report.

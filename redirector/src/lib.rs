@@ -4,11 +4,12 @@
 //! `proxy_protocol`, `watch`); `lane` reads what nearly all requests are, and hyper the rest; `redirect`
 //! answers a shopper with the help of `resolve` (which link is this code?), `shopper` and `client` (who
 //! is asking?), `query` and `route` (where to? by `device` and `country`), `destination`, `cookies` and
-//! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `pixel` and `events` take a conversion by the rules
-//! of `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
+//! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `pixel` and `events` take a conversion by the rules of
+//! `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
 //! `events`; `pages` holds what a person may get to read. `fuzzing` is what must hold of any input; only
 //! fuzzers and tests have it.
 
+mod author;
 mod client;
 mod config;
 mod connections;
@@ -31,6 +32,7 @@ mod outbox;
 mod pages;
 mod pixel;
 mod postback;
+mod postback_log;
 mod proxy_protocol;
 mod query;
 mod record;
@@ -70,6 +72,7 @@ use crate::cookies::CookieWriter;
 use crate::fingerprint::Fingerprinter;
 use crate::journal::{Journal, Stream};
 use crate::limits::ReportLimits;
+use crate::postback_log::PostbackLog;
 use crate::resolve::Resolver;
 use crate::server::{Entrance, Front};
 use crate::tls::Tls;
@@ -124,6 +127,7 @@ struct Edge {
     countries: Option<Arc<GeoFile>>,
     bots: BotList,
     conversions: ConversionPublisher,
+    log: PostbackLog,
     report_limits: ReportLimits,
 }
 
@@ -166,6 +170,7 @@ pub async fn run(
         countries: countries.clone(),
         bots: BotList::new()?,
         conversions: ConversionPublisher::new(journal.lane(Stream::Conversions)),
+        log: PostbackLog::new(journal.lane(Stream::Postbacks)),
         report_limits: ReportLimits::new(config.events_per_second),
     });
     if let Some(tls) = tls.clone() {

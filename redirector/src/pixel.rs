@@ -1,6 +1,6 @@
 //! `GET /pixel.gif`: takes a conversion from a shopper's browser by an image.
 //!
-//! The tenant's publishable key stands in `key`, the parameters of `conversion` in the query. Without
+//! The tenant's publishable key stands in `key`, the parameters of a report in the query. Without
 //! `click_id` the click is the one of the cookie `aff_click`, which a browser sends when the image
 //! comes from the host (or a host under the domain) that redirected the shopper.
 //!
@@ -9,15 +9,17 @@
 //! the metric say why a report was refused. An image is asked for without `Origin`; where the
 //! browser names the page in `Referer`, it must be one of the tenant's.
 
-use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use tributary_shared::events::Source;
+use tributary_shared::reports::Report;
 
-use crate::conversion::{Refusal, Report};
+use crate::author::Author;
+use crate::conversion::Refusal;
 use crate::server::Answer;
 use crate::{Edge, cors, intake, pages};
 
@@ -27,9 +29,9 @@ const GIF: &[u8; 43] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\
 
 const ERROR: HeaderName = HeaderName::from_static("tributary-error");
 
-/// Takes one conversion, and answers with the image.
-pub(crate) async fn pixel(edge: &Edge, request: &Request<Incoming>) -> Answer {
-    let outcome = accept(edge, request).await;
+/// Takes one conversion from a browser at `peer`, and answers with the image.
+pub(crate) async fn pixel(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Answer {
+    let outcome = accept(edge, request, peer).await;
     intake::count(Source::Pixel, &outcome);
     let status = outcome
         .as_ref()
@@ -44,17 +46,23 @@ pub(crate) async fn pixel(edge: &Edge, request: &Request<Incoming>) -> Answer {
     answer
 }
 
-async fn accept(edge: &Edge, request: &Request<Incoming>) -> Result<String, Refusal> {
+async fn accept(edge: &Edge, request: &Request<Incoming>, peer: IpAddr) -> Result<String, Refusal> {
     let headers = request.headers();
     let query = request.uri().query().unwrap_or_default();
-    let (mut report, key) = Report::parse(query, b"", "key")?;
+    let (mut report, key) = Report::from_form(query, b"", "key");
     let key = key.ok_or(Refusal::KeyMissing)?;
-    let owner = intake::publishable(edge, &key).await?;
-    if let Some(origin) = cors::referring_origin(headers) {
-        cors::check(&origin, &owner)?;
-    }
-    if report.click_id.is_none() {
-        report.click_id = intake::remembered_click(edge, headers).map(Cow::Borrowed);
-    }
-    intake::store_public(edge, &report, &key, &owner, Source::Pixel).await
+    let (tenant, owner) = intake::publishable(edge, &key).await?;
+    let foreign = match cors::referring_origin(headers) {
+        Some(origin) => cors::check(&origin, &owner).err(),
+        None => None,
+    };
+    report.remember_click(intake::remembered_click(edge, headers));
+    let author = Author {
+        tenant,
+        credential: &key,
+        source: Source::Pixel,
+        headers,
+        peer,
+    };
+    intake::take(edge, &author, &report, foreign).await
 }

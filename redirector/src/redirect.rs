@@ -11,6 +11,7 @@ use tributary_shared::click_token::ClickToken;
 use tributary_shared::events::{Click, Outcome};
 use tributary_shared::ids::{TenantId, new_uuid_v7};
 use tributary_shared::links::{Domain, is_code};
+use tributary_shared::reports::MAX_USER_AGENT_BYTES;
 use uuid::Uuid;
 
 use crate::client::cut;
@@ -25,10 +26,9 @@ use crate::server::{Answer, Worker};
 use crate::shopper::{Shopper, put_text};
 use crate::{Edge, destination, pages};
 
-/// Longest User-Agent, referrer and Accept-Language that are stored, in bytes.
-const MAX_USER_AGENT_BYTES: usize = 512;
+/// Longest referrer and Accept-Language that are stored, in bytes; a User-Agent as in reports of orders.
 const MAX_REFERRER_BYTES: usize = 1024;
-const MAX_ACCEPT_LANGUAGE_BYTES: usize = 128;
+pub(crate) const MAX_ACCEPT_LANGUAGE_BYTES: usize = 128;
 /// How long a shopper waits for the disk, where the settings say that shoppers do.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -379,21 +379,21 @@ async fn route(
     match path {
         "/postback" => {
             let answer = match *method {
-                Method::GET | Method::POST => postback::postback(edge, request).await,
+                Method::GET | Method::POST => postback::postback(edge, request, client).await,
                 _ => pages::method_not_allowed("GET, POST"),
             };
             ("postback", answer)
         }
         "/pixel.gif" => {
             let answer = match *method {
-                Method::GET => pixel::pixel(edge, &request).await,
+                Method::GET => pixel::pixel(edge, &request, client).await,
                 _ => pages::method_not_allowed("GET"),
             };
             ("pixel", answer)
         }
         "/v1/events" => {
             let answer = match *method {
-                Method::POST => events::events(edge, request).await,
+                Method::POST => events::events(edge, request, client).await,
                 Method::OPTIONS => cors::preflight(edge, &request).await,
                 _ => pages::method_not_allowed("POST, OPTIONS"),
             };

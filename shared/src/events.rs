@@ -10,10 +10,16 @@ pub enum Topic {
     Clicks,
     Conversions,
     Ledger,
+    Postbacks,
 }
 
 impl Topic {
-    pub const ALL: [Self; 3] = [Self::Clicks, Self::Conversions, Self::Ledger];
+    pub const ALL: [Self; 4] = [
+        Self::Clicks,
+        Self::Conversions,
+        Self::Ledger,
+        Self::Postbacks,
+    ];
 
     /// Its name without a prefix.
     #[must_use]
@@ -22,6 +28,7 @@ impl Topic {
             Self::Clicks => "clicks",
             Self::Conversions => "conversions",
             Self::Ledger => "ledger",
+            Self::Postbacks => "postbacks",
         }
     }
 }

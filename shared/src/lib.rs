@@ -20,6 +20,7 @@ pub mod migrations;
 pub mod money;
 pub mod names;
 pub mod orders;
+pub mod reports;
 pub mod secrets;
 pub mod service;
 pub mod signals;

@@ -7,7 +7,7 @@ pub const CLICKS_ACCEPTED: &str = "tributary_clicks_accepted_total";
 /// Redirector: clicks that Kafka acknowledged.
 pub const CLICKS_DELIVERED: &str = "tributary_clicks_delivered_total";
 /// Redirector: records that were accepted but will never reach Kafka, by `stream` (clicks,
-/// conversions) and `reason` (full, damaged, shutdown). Any is an alarm.
+/// conversions, postbacks) and `reason` (full, damaged, shutdown). Any is an alarm.
 pub const JOURNAL_LOST: &str = "tributary_journal_lost_total";
 /// Redirector: segments opened in plain memory because there was no disk to have. Any is a warning:
 /// their records would not survive the process.
@@ -19,6 +19,9 @@ pub const JOURNAL_WAITING_BYTES: &str = "tributary_journal_waiting_bytes";
 /// Redirector: conversions reported, by `source` (postback, pixel, event) and `outcome` (accepted, or
 /// the error's code).
 pub const CONVERSIONS_REPORTED: &str = "tributary_conversions_reported_total";
+/// Redirector: reports of orders that are missing in the tenant's log, by `reason` (rate: more than are logged
+/// a second were refused; journal: no room for it in the journal). The conversions are safe all the same.
+pub const POSTBACKS_UNLOGGED: &str = "tributary_postbacks_unlogged_total";
 /// Redirector: click cookies that carried no token of ours and were taken for none.
 pub const CLICK_COOKIES_IGNORED: &str = "tributary_click_cookies_ignored_total";
 /// Redirector: look-ups that memory alone could not answer, by `outcome` (miss: Redis was asked; stale:

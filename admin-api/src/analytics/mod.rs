@@ -9,6 +9,7 @@
 //! | `reports` | the named reports |
 //! | `customers` | cohorts, lifetime value |
 //! | `clicks` | single clicks; `live`: new ones as they come |
+//! | `postbacks` | the log of reports of orders |
 //!
 //! Every question reads its tables through [`Facts::ask`], which puts the tenant and the period in
 //! the place of `$CLICKS` and its like. No question names a table itself, so none can see another
@@ -19,6 +20,7 @@ pub(crate) mod clicks;
 pub(crate) mod customers;
 mod figures;
 pub(crate) mod live;
+pub(crate) mod postbacks;
 pub(crate) mod query;
 pub(crate) mod reports;
 mod sql;

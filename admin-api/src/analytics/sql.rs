@@ -57,7 +57,11 @@ const EARLIER: &str = "(SELECT customer_id FROM conversions WHERE tenant_id = {t
     AND customer_id != toFixedString('', 16)
     AND accepted_at < fromUnixTimestamp64Micro({from:Int64}))";
 
-const SOURCES: [(&str, &str); 8] = [
+const POSTBACKS: &str = "(SELECT * FROM postbacks FINAL WHERE tenant_id = {tenant:UInt64}
+    AND received_at >= fromUnixTimestamp64Micro({from:Int64})
+    AND received_at < fromUnixTimestamp64Micro({to:Int64}))";
+
+const SOURCES: [(&str, &str); 9] = [
     ("$CLICKS", CLICKS),
     ("$QUARTERS", QUARTERS),
     ("$DAYS", DAYS),
@@ -66,6 +70,7 @@ const SOURCES: [(&str, &str); 8] = [
     ("$COMMISSIONS", COMMISSIONS),
     ("$SINCE", SINCE),
     ("$EARLIER", EARLIER),
+    ("$POSTBACKS", POSTBACKS),
 ];
 
 /// The keys of each rollup by days, besides tenant, day and whether it was a bot.

@@ -11,6 +11,7 @@ pub(crate) mod erasures;
 pub(crate) mod home;
 pub(crate) mod links;
 pub(crate) mod postback_tokens;
+pub(crate) mod postbacks;
 pub(crate) mod programs;
 pub(crate) mod publishable_keys;
 pub(crate) mod sessions;
@@ -70,7 +71,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Affiliates", description = "Partners, and what they are owed"),
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
-        (name = "Money", description = "Conversions and the commissions they earned"),
+        (name = "Money", description = "Reports of orders, conversions and the commissions they earned"),
         (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
@@ -118,6 +119,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
         .routes(routes!(commissions::list))
+        .routes(routes!(postbacks::list))
+        .routes(routes!(postbacks::test))
         .routes(routes!(analytics::query))
         .routes(routes!(analytics::overview))
         .routes(routes!(analytics::time_series))

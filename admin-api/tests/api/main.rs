@@ -21,4 +21,5 @@ mod idempotency;
 mod isolation;
 mod money;
 mod openapi;
+mod postbacks;
 mod privacy;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write};
 
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use rdkafka::Message as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -13,10 +13,8 @@ use tributary_shared::events::{Topic, Topics};
 use super::letter::{Letter, Redriven};
 use super::topic_log::TopicLog;
 use super::{CommandError, List};
+use crate::table::STYLE;
 
-/// A line under the head, and no other.
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 /// Characters of a reason that the table shows; `show` and `--json` have all of it.
 const REASON_CHARS: usize = 160;
 /// The column of sizes.

@@ -8,7 +8,7 @@ use rdkafka::Message as _;
 use rdkafka::message::OwnedMessage;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
-use tributary_shared::events::{Click, Conversion, LedgerEvent, Topic, Topics};
+use tributary_shared::events::{Click, Conversion, LedgerEvent, PostbackLogged, Topic, Topics};
 
 use super::letter::{Place, Redriven, headers, marked, printable, written_at};
 use super::topic_log::TopicLog;
@@ -94,6 +94,7 @@ fn decoded(topic: Topic, payload: &[u8]) -> String {
     match topic {
         Topic::Conversions => as_far_as_it_goes::<Conversion>(payload).1,
         Topic::Ledger => as_far_as_it_goes::<LedgerEvent>(payload).1,
+        Topic::Postbacks => as_far_as_it_goes::<PostbackLogged>(payload).1,
         Topic::Clicks => {
             let (message, _) = as_far_as_it_goes::<Envelope>(payload);
             let clicks = message

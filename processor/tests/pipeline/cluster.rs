@@ -3,7 +3,7 @@
 use crate::support::World;
 
 const CLUSTER: &str = include_str!("../../../shared/migrations/clickhouse/cluster/facts.sql");
-const TABLES: [&str; 3] = ["clicks", "conversions", "commissions"];
+const TABLES: [&str; 4] = ["clicks", "conversions", "commissions", "postbacks"];
 
 /// What a table is made of: columns, keys and retention, rollups.
 async fn shape(world: &World, table: &str) -> Vec<String> {

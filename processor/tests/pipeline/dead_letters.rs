@@ -100,7 +100,7 @@ async fn dead_letters_are_listed_and_shown() {
     let nothing = printed(&world, "list").await;
     assert_eq!(
         nothing,
-        "clicks: no dead letters\nconversions: no dead letters\nledger: no dead letters\n"
+        "clicks: no dead letters\nconversions: no dead letters\nledger: no dead letters\npostbacks: no dead letters\n"
     );
 
     let processor = world.processor(|_| {}).await;
@@ -125,7 +125,7 @@ async fn dead_letters_are_listed_and_shown() {
     assert!(table.contains("tenant_id is missing"), "{table}");
     assert!(table.contains(&format!("{segment} 41")), "{table}");
     assert!(table.ends_with(
-        "clicks: 1 dead letter\nconversions: 2 dead letters\nledger: no dead letters\n"
+        "clicks: 1 dead letter\nconversions: 2 dead letters\nledger: no dead letters\npostbacks: no dead letters\n"
     ));
     let [letter] = listed(&world, Topic::Clicks).await.try_into().unwrap();
     assert_eq!(letter["reason"], "tenant_id is missing");

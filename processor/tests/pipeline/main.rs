@@ -15,4 +15,6 @@ mod money;
 #[cfg(test)]
 mod once;
 #[cfg(test)]
+mod postbacks;
+#[cfg(test)]
 mod support;

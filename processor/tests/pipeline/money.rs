@@ -451,3 +451,122 @@ async fn rules_look_at_the_order_its_items_the_affiliate_and_what_came_before() 
     the_ledger_is_in_order(&world).await;
     processor.stop().await;
 }
+
+#[tokio::test]
+async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let processor = world.processor(|_| {}).await;
+    let other: AffiliateId = sqlx::query_scalar(
+        "WITH a AS (INSERT INTO affiliates (tenant_id, name) VALUES ($1, 'b') RETURNING id)
+         INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination)
+         SELECT $1, $2, id, 'other', 'https://shop.example/' FROM a RETURNING affiliate_id",
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    let link: i64 = world.count("SELECT id FROM links WHERE code = 'other'").await;
+    let theirs = Shop {
+        affiliate: other,
+        link: tributary_shared::ids::LinkId(link),
+        ..shop
+    };
+    let (first, last) = (click(&world, &shop), click(&world, &theirs));
+    world.publish_click(&first).await;
+    world.publish_click(&last).await;
+    let order = Conversion {
+        click_id: last.click_id.clone(),
+        ..report(&world, &shop, "A", "10.00")
+    };
+    world.publish_conversion(&order).await;
+    wait_until(async || world.count("SELECT count(*) FROM conversions WHERE looks = 100").await == 1).await;
+    becomes(&world, other, &[("pending", dec!(1))]).await;
+
+    let replay = async |dry: bool| {
+        let keys = "1:abababababababababababababababababababababababababababababababab";
+        let period = ["--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"];
+        let mut arguments = vec!["processor", "replay", "--model", "first_click", "--click-token-keys", keys];
+        arguments.extend(period);
+        let url = world.place.database.database_url.expose().to_owned();
+        arguments.extend(["--database-url", &url]);
+        arguments.extend(dry.then_some("--dry-run"));
+        let Ok(tributary_processor::Cli::Tool(tool)) = tributary_processor::Cli::try_parse_from(arguments) else {
+            panic!("a replay");
+        };
+        let tributary_processor::Tool::Replay(command) = *tool else {
+            panic!("a replay");
+        };
+        let mut out = Vec::new();
+        let stop = tokio_util::sync::CancellationToken::new();
+        tributary_processor::replay_command::run(&command, &mut out, &stop).await.unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let said = replay(true).await;
+    assert!(said.contains("+1") && said.contains("-1") && said.contains("nothing was written"), "{said}");
+    becomes(&world, other, &[("pending", dec!(1))]).await;
+    let said = replay(false).await;
+    assert!(said.contains("posted to the ledger"), "{said}");
+    becomes(&world, shop.affiliate, &[("pending", dec!(1))]).await;
+    becomes(&world, other, &[]).await;
+    assert!(replay(false).await.contains("nothing changes"));
+    // What is settled again later keeps the model of the replay.
+    let refund = saying(OrderStatus::Refunded, report(&world, &shop, "A", "5.00"));
+    world.publish_conversion(&refund).await;
+    becomes(&world, shop.affiliate, &[("pending", dec!(0.50))]).await;
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    sqlx::query("UPDATE programs SET hold_seconds = 0").execute(&world.pool).await.unwrap();
+    sqlx::query("UPDATE affiliates SET email = 'Ana@partner.example'").execute(&world.pool).await.unwrap();
+    sqlx::query("INSERT INTO blocked (tenant_id, kind, value, reason) VALUES ($1, 'address', '198.51.100.0/24', 'as the test says')")
+        .bind(shop.tenant)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let processor = world.processor(|_| {}).await;
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let order = |order_id: &str| Conversion {
+        click_id: visit.click_id.clone(),
+        ..report(&world, &shop, order_id, "10.00")
+    };
+    let own = Conversion {
+        customer_id: tributary_shared::customers::customer_hash(shop.tenant, "ana@partner.example").to_vec(),
+        ..order("own")
+    };
+    let from_blocked = Conversion {
+        address: vec![198, 51, 100, 7],
+        ..order("blocked")
+    };
+    for order in [&order("good"), &own, &from_blocked] {
+        world.publish_conversion(order).await;
+    }
+    // The good one's hold is over at once; the other waits, the third is worth nothing.
+    becomes(&world, shop.affiliate, &[("available", dec!(1)), ("pending", dec!(1))]).await;
+    let judged: Vec<(String, String, String, Option<String>)> = sqlx::query_as(
+        "SELECT order_id, verdict, status, (SELECT string_agg(s->>'text', '; ') FROM jsonb_array_elements(signals) s
+                WHERE s->>'action' <> 'flag') FROM conversions ORDER BY order_id",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
+    let row = |order: &str, verdict: &str, status: &str, text: Option<&str>| {
+        (order.to_owned(), verdict.to_owned(), status.to_owned(), text.map(str::to_owned))
+    };
+    assert_eq!(
+        judged,
+        [
+            row("blocked", "reject", "rejected", Some("address 198.51.100.0/24 is blocked (as the test says)")),
+            row("good", "flag", "pending", None),
+            row("own", "hold", "pending", Some("the customer has the affiliate's own e-mail address")),
+        ]
+    );
+    processor.stop().await;
+}

@@ -19,6 +19,8 @@ use super::{Settings, Stream, SyncPolicy};
 
 /// Bytes of a segment in plain memory: small, so that the way back to the disk is short.
 const MEMORY_SEGMENT_BYTES: usize = 1024 * 1024;
+/// Of the disk a stream that gives way takes at most one part in so many.
+pub(super) const LOG_SHARE: usize = 32;
 /// How long a disk that could not be used is left alone.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// How often folders of dead redirectors are looked for.
@@ -39,10 +41,10 @@ pub(super) struct Keeper {
 
 #[derive(Default)]
 struct State {
-    lanes: [usize; 2],
-    spares: [VecDeque<Segment>; 2],
+    lanes: [usize; 3],
+    spares: [VecDeque<Segment>; 3],
     /// Segments of ours that Kafka has whole, to be used again; at most one per lane.
-    used: [Vec<Segment>; 2],
+    used: [Vec<Segment>; 3],
     /// Segments with unacknowledged records, oldest first.
     live: Vec<Arc<Segment>>,
     /// Segments that the shipper does not know yet.
@@ -116,6 +118,7 @@ impl Keeper {
         let mut state = self.state();
         let segment = match state.spares[index(stream)].pop_front() {
             Some(spare) => spare,
+            None if stream.gives_way() => return None,
             None => self.memory_segment(&mut state, stream)?,
         };
         let segment = Arc::new(segment);
@@ -139,6 +142,9 @@ impl Keeper {
 
     /// A record found no room.
     pub(super) fn count_loss(&self, stream: Stream) {
+        if stream.gives_way() {
+            return; // its writer counts
+        }
         metrics::counter!(names::JOURNAL_LOST, "stream" => stream.label(), "reason" => "full")
             .increment(1);
         let mut state = self.state();
@@ -261,7 +267,7 @@ impl Keeper {
                 let (mut state, _) = self
                     .work
                     .wait_timeout_while(state, every.min(DISK_PAUSE), |state| {
-                        let prepares = disk_failed.is_none() && missing(state).is_some();
+                        let prepares = disk_failed.is_none() && self.missing(state).is_some();
                         !(state.stopping || state.sync_wanted || prepares)
                     })
                     .unwrap_or_else(PoisonError::into_inner);
@@ -279,7 +285,7 @@ impl Keeper {
             if disk_failed.is_some_and(|at| at.elapsed() >= DISK_PAUSE) {
                 disk_failed = None;
             }
-            let wanted = missing(&self.state());
+            let wanted = self.missing(&self.state());
             if let (None, Some(stream)) = (disk_failed, wanted) {
                 match self.prepare(stream) {
                     Ok(spare) => self.state().spares[index(stream)].push_back(spare),
@@ -344,8 +350,24 @@ impl Keeper {
             .inspect_err(|_| self.disk_given_back(&mut self.state(), bytes))
     }
 
+    /// A stream that lacks a spare: one per lane, so that no two lanes wait for the same. One that gives way
+    /// lacks none once it has its share of the disk.
+    fn missing(&self, state: &State) -> Option<Stream> {
+        let has_its_share = |stream: Stream| {
+            let live = state.live.iter().filter(|live| live.stream == stream);
+            let bytes: usize = live.map(|live| live.size()).sum();
+            bytes + stream.segment_bytes() > self.settings.max_disk_bytes / LOG_SHARE
+        };
+        Stream::ALL.into_iter().find(|stream| {
+            let at = index(*stream);
+            state.spares[at].len() < state.lanes[at]
+                && !(stream.gives_way() && has_its_share(*stream))
+        })
+    }
+
     fn sync(&self) {
-        let live = self.state().live.clone();
+        let mut live = self.state().live.clone();
+        live.retain(|segment| !segment.stream.gives_way());
         for segment in live {
             if let Err(error) = segment.sync() {
                 // Who waits for it is told "not stored"; the bytes are still in the page cache.
@@ -403,17 +425,11 @@ fn remove(folder: Folder) {
     }
 }
 
-/// A stream that lacks a spare: one per lane, so that no two lanes wait for the same.
-fn missing(state: &State) -> Option<Stream> {
-    Stream::ALL
-        .into_iter()
-        .find(|stream| state.spares[index(*stream)].len() < state.lanes[index(*stream)])
-}
-
 fn index(stream: Stream) -> usize {
     match stream {
         Stream::Clicks => 0,
         Stream::Conversions => 1,
+        Stream::Postbacks => 2,
     }
 }
 

@@ -18,6 +18,8 @@
 //! 5. Nobody who appends waits for a disk: the next segment is prepared by the keeper, with all its
 //!    blocks allocated; when it has none (full or read-only disk, bound reached) the lane goes on in
 //!    plain memory, and when that is used up as well, the record is lost: counted, and logged loudly.
+//!    The log of reports (stream 3) gives way to the others: it has [`keeper::LOG_SHARE`] of the disk, goes
+//!    on in no memory, is not synced, and what finds no room there is its writer's to count.
 //! 6. A stream that is answered for ("200, stored") waits for [`Lane::safe`]: synced, or acknowledged.
 //!
 //! On disk:
@@ -27,7 +29,7 @@
 //! JOURNAL_DIR/{run id}/{segment id}.segment
 //!     byte  0..8    "TRIBJNL1", written last; zeros: there is nothing in it
 //!     byte  8..24   segment id, UUIDv7
-//!     byte 24       stream: 1 clicks, 2 conversions
+//!     byte 24       stream: 1 clicks, 2 conversions, 3 log of reports
 //!     byte 28..32   CRC-32C of bytes 0..28
 //!     byte 32..40   bytes that Kafka has acknowledged, little-endian; a hint that saves work
 //!     byte 64..     records (record.rs), then zeros
@@ -63,15 +65,18 @@ pub(crate) enum Stream {
     Clicks,
     /// Payload: a `Conversion`.
     Conversions,
+    /// Payload: a `PostbackLogged`.
+    Postbacks,
 }
 
 impl Stream {
-    const ALL: [Self; 2] = [Self::Clicks, Self::Conversions];
+    const ALL: [Self; 3] = [Self::Clicks, Self::Conversions, Self::Postbacks];
 
     fn number(self) -> u8 {
         match self {
             Self::Clicks => 1,
             Self::Conversions => 2,
+            Self::Postbacks => 3,
         }
     }
 
@@ -83,6 +88,7 @@ impl Stream {
         match self {
             Self::Clicks => Topic::Clicks,
             Self::Conversions => Topic::Conversions,
+            Self::Postbacks => Topic::Postbacks,
         }
     }
 
@@ -90,8 +96,14 @@ impl Stream {
     fn segment_bytes(self) -> usize {
         match self {
             Self::Clicks => 16 * 1024 * 1024,
-            Self::Conversions => 1024 * 1024,
+            Self::Conversions | Self::Postbacks => 1024 * 1024,
         }
+    }
+
+    /// Whether it gives way to the others: it has a share of the disk and none of the memory, nobody waits for
+    /// it, and its losses are no alarm.
+    fn gives_way(self) -> bool {
+        self == Self::Postbacks
     }
 
     /// As a metric's label.
@@ -200,11 +212,12 @@ pub enum JournalError {
     Thread(#[from] std::io::Error),
 }
 
-/// Disk that so many lanes of clicks and one of conversions take at least, in MiB: of each the segment
-/// that is written to and the next.
+/// Disk that so many lanes of clicks, one of conversions and one of the log take at least, in MiB: of each
+/// the segment that is written to and the next.
 pub(crate) fn needed_mib(click_lanes: usize) -> usize {
     let clicks = click_lanes * Stream::Clicks.segment_bytes();
-    2 * (clicks + Stream::Conversions.segment_bytes()) / (1024 * 1024)
+    let orders = Stream::Conversions.segment_bytes() + Stream::Postbacks.segment_bytes();
+    2 * (clicks + orders) / (1024 * 1024)
 }
 
 /// Where one thread appends.

@@ -18,7 +18,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Clicks, Conversion, Topics};
+use tributary_shared::events::{Clicks, Conversion, PostbackLogged, Topics};
 use tributary_shared::names;
 
 use super::keeper::Keeper;
@@ -34,6 +34,8 @@ const MESSAGE_BYTES: usize = 128 * 1024;
 const MAX_IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 /// How long one question for a topic's partitions may take.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a topic of the log that is not there yet is looked for.
+const LOG_TOPIC_EVERY: Duration = Duration::from_secs(10);
 /// Pause after Kafka has refused something.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Without an acknowledgement for this long, Kafka is said to be away.
@@ -61,6 +63,8 @@ impl Shipper {
             topics: Topics::new(&config.kafka_topic_prefix),
             keeper,
             partitions: None,
+            takes_log: false,
+            asked_for_log: None,
             segments: Vec::new(),
             in_flight_bytes: 0,
             refused: false,
@@ -202,6 +206,10 @@ struct Work {
     keeper: Arc<Keeper>,
     /// How many partitions the topic of clicks has, once Kafka has said so.
     partitions: Option<u32>,
+    /// Whether the topic of the log is there. A message to none would be refused, and with it what is on its
+    /// way to the others.
+    takes_log: bool,
+    asked_for_log: Option<Instant>,
     segments: Vec<Shipment>,
     in_flight_bytes: usize,
     refused: bool,
@@ -225,9 +233,10 @@ impl Work {
             }
             self.count_accepted();
             if self.partitions.is_none() && !self.segments.iter().all(Shipment::is_done) {
-                self.ask_for_partitions();
+                self.partitions = self.partitions_of(Stream::Clicks);
             }
             if self.partitions.is_some() {
+                self.look_for_log();
                 self.send();
             }
             thread::sleep(TICK); // not `poll(TICK)`, which spins through its last millisecond
@@ -244,16 +253,30 @@ impl Work {
         }
     }
 
-    fn ask_for_partitions(&mut self) {
-        let topic = self.topics.name(Stream::Clicks.topic());
+    /// How many partitions a topic has; none: it is not there, or Kafka does not answer.
+    fn partitions_of(&self, stream: Stream) -> Option<u32> {
+        let topic = self.topics.name(stream.topic());
         let asked = self
             .producer
             .client()
             .fetch_metadata(Some(&topic), METADATA_TIMEOUT);
-        self.partitions = asked.ok().and_then(|metadata| {
-            let partitions = metadata.topics().first()?.partitions().len();
-            u32::try_from(partitions).ok().filter(|n| *n > 0)
-        });
+        let asked = asked.ok()?;
+        let topic = asked.topics().first().filter(|t| t.error().is_none())?;
+        let partitions = u32::try_from(topic.partitions().len()).ok();
+        partitions.filter(|n| *n > 0)
+    }
+
+    /// Looks for the topic of the log while there is something to be sent to it.
+    fn look_for_log(&mut self) {
+        let waits = self
+            .segments
+            .iter()
+            .any(|s| s.segment.stream == Stream::Postbacks && s.segment.unsent() > 0);
+        let asked = self.asked_for_log;
+        if !self.takes_log && waits && asked.is_none_or(|at| at.elapsed() >= LOG_TOPIC_EVERY) {
+            self.asked_for_log = Some(Instant::now());
+            self.takes_log = self.partitions_of(Stream::Postbacks).is_some();
+        }
     }
 
     fn count_accepted(&mut self) {
@@ -276,7 +299,16 @@ impl Work {
         for at in 0..self.segments.len() {
             let sent = match self.segments[at].segment.stream {
                 Stream::Clicks => self.send_clicks(at),
-                Stream::Conversions => self.send_conversions(at),
+                Stream::Conversions => self.send_each(at, |payload| {
+                    // Everything about one order stays in one partition, in order.
+                    let conversion = Conversion::decode(payload).ok()?;
+                    Some(format!("{}\n{}", conversion.tenant_id, conversion.order_id))
+                }),
+                Stream::Postbacks if !self.takes_log => Ok(()),
+                Stream::Postbacks => self.send_each(at, |payload| {
+                    let logged = PostbackLogged::decode(payload).ok()?;
+                    Some(logged.tenant_id.to_string())
+                }),
             };
             if sent.is_err() {
                 return;
@@ -317,14 +349,12 @@ impl Work {
         Ok(())
     }
 
-    fn send_conversions(&mut self, at: usize) -> Result<(), Full> {
+    /// Sends each record as a message of its own, keyed by what `key` reads in it.
+    fn send_each(&mut self, at: usize, key: impl Fn(&[u8]) -> Option<String>) -> Result<(), Full> {
         let segment = Arc::clone(&self.segments[at].segment);
         let mut records = segment.records_from(self.segments[at].sent);
         for record in records.by_ref() {
-            // Everything about one order stays in one partition, in order.
-            let key = Conversion::decode(record.payload)
-                .map(|c| format!("{}\n{}", c.tenant_id, c.order_id))
-                .unwrap_or_default();
+            let key = key(record.payload).unwrap_or_default();
             self.give(at, record, record, record.payload, Some(&key))?;
         }
         self.note_damage(at, records.damaged());
@@ -480,8 +510,11 @@ impl Work {
     }
 
     fn watch(&mut self) {
+        let takes_log = self.takes_log;
+        let mut shipments = self.segments.iter();
+        let waits = |s: &Shipment| s.segment.stream != Stream::Postbacks || takes_log;
         let idle =
-            self.in_flight_bytes == 0 && self.segments.iter().all(|s| s.segment.unsent() == 0);
+            self.in_flight_bytes == 0 && shipments.all(|s| s.segment.unsent() == 0 || !waits(s));
         if idle {
             self.last_progress = Instant::now();
         }

@@ -11,6 +11,8 @@ mod pixel;
 #[cfg(test)]
 mod postback;
 #[cfg(test)]
+mod postback_log;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod redirect;

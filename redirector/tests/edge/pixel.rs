@@ -3,7 +3,7 @@
 use crate::support::{Edge, TENANT, click_id, forged_click_id, header};
 use reqwest::Response;
 use tributary_shared::customers::customer_hash;
-use tributary_shared::events::{Conversion, Source, Topic};
+use tributary_shared::events::{Click, Conversion, Source, Topic};
 use tributary_shared::ids::conversion_id;
 
 const SHOP: &str = "https://shop.example";
@@ -62,6 +62,55 @@ async fn a_conversion_is_taken_by_image() {
     );
     let (_, metrics) = edge.operations("/metrics").await;
     assert!(metrics.contains("tributary_click_cookies_ignored_total"));
+}
+
+#[tokio::test]
+async fn a_browser_that_reports_is_known_as_the_one_that_clicked() {
+    let edge = Edge::start().await;
+    let key = edge.publishable_key(&[SHOP]).await;
+    let as_shopper = |path: &str| {
+        edge.get(path)
+            .header("User-Agent", "Firefox")
+            .header("Accept-Language", "de")
+            .header("X-Forwarded-For", "203.0.113.9")
+    };
+    let clicked = as_shopper("/r/demo").send().await.unwrap();
+    let cookies = header(&clicked, "set-cookie");
+    let pairs = cookies.iter().map(|c| c.split(';').next().unwrap());
+    let cookies = pairs.collect::<Vec<_>>().join("; ");
+    let click: Click = edge.events(Topic::Clicks, 1).await.remove(0);
+
+    let order = format!("amount=1&currency=USD&ip=192.0.2.1&user_agent=forged&key={key}");
+    let pixel = as_shopper(&format!("/pixel.gif?{order}&order_id=A"));
+    let pixel = pixel.header("Cookie", &cookies).send().await.unwrap();
+    assert_eq!(image(pixel).await, (200, None));
+    let event = edge.post("/v1/events").header("Cookie", &cookies);
+    let event = event
+        .header("User-Agent", "Firefox")
+        .header("Accept-Language", "de")
+        .header("X-Forwarded-For", "203.0.113.9")
+        .body(format!(
+            r#"{{"key":"{key}","order_id":"B","revenue":1,"currency":"USD"}}"#
+        ));
+    assert_eq!(event.send().await.unwrap().status(), 200);
+    let untracked = as_shopper(&format!("/pixel.gif?{order}&order_id=C"));
+    let untracked = untracked.header("Cookie", &cookies).header("Sec-GPC", "1");
+    assert_eq!(image(untracked.send().await.unwrap()).await, (200, None));
+
+    let mut events: Vec<Conversion> = edge.events(Topic::Conversions, 3).await;
+    events.sort_by(|a, b| a.order_id.cmp(&b.order_id));
+    for event in &events[..2] {
+        assert_eq!(event.click_id, click.click_id);
+        assert_eq!(event.visitor_id, click.visitor_id);
+        assert_eq!(event.fingerprint, click.fingerprint);
+        assert_eq!(event.address, click.address);
+        assert_eq!(event.user_agent, "Firefox");
+    }
+    assert_eq!(click.visitor_id.len(), 16);
+    assert_eq!(events[2].click_id, click.click_id);
+    let unknown = (events[2].visitor_id.len(), events[2].fingerprint.len());
+    assert_eq!(unknown, (0, 0));
+    assert_eq!((events[2].address.len(), &*events[2].user_agent), (0, ""));
 }
 
 #[tokio::test]

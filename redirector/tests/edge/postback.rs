@@ -2,7 +2,7 @@
 
 use crate::support::{Edge, TENANT, TOKEN, click_id, forged_click_id, json};
 use tributary_shared::customers::customer_hash;
-use tributary_shared::events::{Conversion, Source, Topic};
+use tributary_shared::events::{Conversion, OrderStatus, Source, Topic};
 use tributary_shared::ids::conversion_id;
 
 #[tokio::test]
@@ -76,6 +76,50 @@ async fn a_customer_is_taken_and_only_his_hash_is_sent_on() {
     assert_eq!(event.customer_id, customer_hash(TENANT, "ana@shop.example"));
     assert_eq!(event.new_customer, Some(true));
     assert!(!format!("{event:?}").contains("ana"));
+}
+
+#[tokio::test]
+async fn what_becomes_of_an_order_is_told_by_the_fields_own_names() {
+    let edge = Edge::start().await;
+    let click_id = click_id();
+    let items = r#"[{"product":"SKU-1","category":"shoes","quantity":2,"amount":"39.80"}]"#;
+    let send = async |query: &[(&str, &str)]| {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        let form = form.extend_pairs(query).finish();
+        let post = edge.post("/postback").bearer_auth(TOKEN).body(form);
+        let (status, body) = json(post.send().await.unwrap()).await;
+        assert_eq!(status, 200, "{body}");
+        body["conversion_id"].as_str().unwrap().to_owned()
+    };
+    let first = send(&[
+        ("transaction_id", &click_id),
+        ("txid", "A-1"),
+        ("payout", "39.8"),
+        ("currency", "USD"),
+        ("status", "hold"),
+        ("promo_code", " Summer "),
+        ("items", items),
+        ("email", "ana@Shop.Example"),
+        ("ip", "203.0.113.9"),
+        ("user_agent", "Firefox"),
+    ])
+    .await;
+    let refund = [("tid", "A-1"), ("status", "chargeback"), ("refund_id", "R")];
+    assert_eq!(send(&refund).await, first);
+
+    let events: Vec<Conversion> = edge.events(Topic::Conversions, 2).await;
+    let (order, refund) = (&events[0], &events[1]);
+    assert_eq!((&*order.click_id, &*order.amount), (&*click_id, "39.80"));
+    assert_eq!(order.status(), OrderStatus::Pending);
+    assert_eq!((&*order.coupon, order.items.len()), ("Summer", 1));
+    assert_eq!(order.items[0].quantity, 2);
+    assert_eq!(order.email_domain, "shop.example");
+    assert_eq!(order.address, [203, 0, 113, 9]);
+    assert_eq!(order.user_agent, "Firefox");
+    assert_eq!((order.visitor_id.len(), order.fingerprint.len()), (0, 0));
+    assert_eq!(refund.status(), OrderStatus::Refunded);
+    assert_eq!((&*refund.amount, &*refund.report_id), ("", "R"));
+    assert!(!format!("{events:?}").contains("ana"));
 }
 
 #[tokio::test]
@@ -161,6 +205,41 @@ async fn a_bad_postback_says_why_and_leaves_nothing_behind() {
             format!("{token}&order_id=A&{money}&new_customer=maybe"),
             400,
             "new_customer_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&payout=2"),
+            400,
+            "parameter_repeated",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&status=paid"),
+            400,
+            "status_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&refund_id=%00"),
+            400,
+            "report_id_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&coupon={}", "x".repeat(65)),
+            400,
+            "coupon_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&items=[1]"),
+            400,
+            "items_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&email=ana"),
+            400,
+            "email_invalid",
+        ),
+        (
+            format!("{token}&order_id=A&{money}&ip=ana"),
+            400,
+            "ip_invalid",
         ),
         (
             format!("{token}&order_id=A&{money}&click_id=%7Bclick_id%7D"),

@@ -19,7 +19,7 @@ use tributary_redirector::{Config, Listeners, RunError, run};
 use tributary_shared::click_token::ClickToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines;
-use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
+use tributary_shared::events::{Click, Clicks, Conversion, PostbackLogged, Topic, Topics};
 use tributary_shared::ids::{LinkId, TenantId};
 use tributary_shared::links::{Domain, EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey};
 use tributary_shared::secrets::{KeyRing, new_token, token_hash};
@@ -265,6 +265,12 @@ impl Event for Clicks {
 }
 
 impl Event for Conversion {
+    fn read(payload: &[u8]) -> Vec<Self> {
+        vec![Self::decode(payload).unwrap()]
+    }
+}
+
+impl Event for PostbackLogged {
     fn read(payload: &[u8]) -> Vec<Self> {
         vec![Self::decode(payload).unwrap()]
     }

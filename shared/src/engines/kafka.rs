@@ -145,5 +145,6 @@ fn partitions(topic: Topic) -> i32 {
         Topic::Clicks | Topic::Conversions => 4,
         // The ledger's order is its tenants' order; it is small.
         Topic::Ledger => 2,
+        Topic::Postbacks => 2,
     }
 }

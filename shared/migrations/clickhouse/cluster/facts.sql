@@ -1,6 +1,6 @@
 -- The facts on a cluster: several shards, each of several replicas. For an operator to run in place of the
 -- migrations, which make the same tables on one server: a test (processor/tests/pipeline/cluster.rs) compares the
--- two column by column. The reasons for columns, codecs, order and rollups stand in 0003 and 0006; here is what
+-- two column by column. The reasons for columns, codecs, order and rollups stand in 0003, 0006 and 0009; here is what
 -- a cluster adds.
 --
 -- It needs ClickHouse Keeper, the macros {cluster}, {shard} and {replica} on each server, and the services' user with
@@ -14,7 +14,7 @@
 -- * clicks are sharded by segment: one segment's clicks are on one shard, so the question which of them are stored asks
 --   one shard, and load spreads evenly, also that of one large tenant. Dashboards ask all shards and merge
 --   counts and uniques, which takes as long as the slowest shard.
--- * conversions and commissions are sharded by tenant: all versions of a row have to meet on one shard, or FINAL
+-- * conversions, commissions and postbacks are sharded by tenant: all versions of a row have to meet on one shard, or FINAL
 --   would show each of them. There are a hundred times fewer of them.
 -- * No deduplication of blocks: the processor asks which clicks are stored, by name. A block that looks like an
 --   earlier one may be one whose rows were erased or have expired since; it must not be dropped unheard.
@@ -138,6 +138,26 @@ CREATE TABLE IF NOT EXISTS commissions_local ON CLUSTER '{cluster}' (
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/commissions', '{replica}', version)
 ORDER BY (tenant_id, created_at, commission_id);
 
+CREATE TABLE IF NOT EXISTS postbacks_local ON CLUSTER '{cluster}' (
+    id              UUID,
+    received_at     DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    tenant_id       UInt64 CODEC(ZSTD(1)),
+    door            LowCardinality(String),
+    verdict         LowCardinality(String),
+    reason          LowCardinality(String),
+    message         String CODEC(ZSTD(1)),
+    conversion_id   UUID CODEC(ZSTD(1)),
+    order_id        String CODEC(ZSTD(1)),
+    event           LowCardinality(String),
+    status          LowCardinality(String),
+    click_id        String CODEC(ZSTD(1)),
+    query           String CODEC(ZSTD(1)),
+    address         IPv6 CODEC(ZSTD(1)),
+    user_agent      LowCardinality(String) CODEC(ZSTD(1))
+) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/postbacks', '{replica}')
+ORDER BY (tenant_id, received_at, id)
+TTL toDateTime(received_at) + INTERVAL 90 DAY;
+
 -- What the services use.
 CREATE TABLE IF NOT EXISTS clicks ON CLUSTER '{cluster}' AS clicks_local
 ENGINE = Distributed('{cluster}', currentDatabase(), clicks_local, sipHash64(segment_id));
@@ -148,9 +168,12 @@ ENGINE = Distributed('{cluster}', currentDatabase(), conversions_local, tenant_i
 CREATE TABLE IF NOT EXISTS commissions ON CLUSTER '{cluster}' AS commissions_local
 ENGINE = Distributed('{cluster}', currentDatabase(), commissions_local, tenant_id);
 
+CREATE TABLE IF NOT EXISTS postbacks ON CLUSTER '{cluster}' AS postbacks_local
+ENGINE = Distributed('{cluster}', currentDatabase(), postbacks_local, tenant_id);
+
 -- The services wait for this version of the schema, and make nothing themselves when it is there.
 CREATE TABLE IF NOT EXISTS schema_versions ON CLUSTER '{cluster}' (version UInt32, applied_at DateTime DEFAULT now())
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/all/{database}/schema_versions', '{shard}-{replica}')
 ORDER BY version;
 
-INSERT INTO schema_versions (version) VALUES (8);
+INSERT INTO schema_versions (version) VALUES (9);
