@@ -50,6 +50,8 @@ pub(crate) struct ConversionRow {
     amount: i128,
     currency: String,
     attribution: String,
+    status: String,
+    refunded: i128,
     version: u64,
 }
 
@@ -218,6 +220,14 @@ fn conversion_row(event: ConversionRecorded) -> Result<ConversionRow, BadEvent> 
         amount: amount(&event.amount)?,
         currency: event.currency,
         attribution: event.attribution,
+        status: match event.status.as_str() {
+            "" => "pending".to_owned(),
+            _ => event.status,
+        },
+        refunded: match event.refunded.as_str() {
+            "" => 0,
+            refunded => amount(refunded)?,
+        },
         version: event.version,
     })
 }

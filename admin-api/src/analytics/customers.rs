@@ -34,13 +34,13 @@ const CUSTOMERS: &str = "
            first_program AS program_id, first_affiliate AS affiliate_id, first_link AS link_id
     FROM (
         SELECT customer_id, accepted_at, currency, amount, is_new, row_number() OVER his = 1 AS is_first,
-               first_value(accepted_at) OVER his AS first_at, first_value(attribution) OVER his AS first_attribution,
+               first_value(accepted_at) OVER his AS first_at,
                first_value(program_id) OVER his AS first_program, first_value(affiliate_id) OVER his AS first_affiliate,
                first_value(link_id) OVER his AS first_link
         FROM $SINCE WHERE customer_id NOT IN $EARLIER
         WINDOW his AS (PARTITION BY customer_id ORDER BY accepted_at, conversion_id)
     )
-    WHERE first_attribution = 'click_token' AND first_at < fromUnixTimestamp64Micro({to:Int64})";
+    WHERE first_affiliate != 0 AND first_at < fromUnixTimestamp64Micro({to:Int64})";
 const COHORTS: &str = "
     SELECT $COHORT AS cohort, $BUCKET AS bucket, uniqExact(customer_id) AS customers,
            countIf(is_first AND is_new = true) AS new_customers, count() AS conversions,

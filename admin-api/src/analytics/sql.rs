@@ -37,10 +37,12 @@ const EDGES: &str = "(SELECT * FROM clicks WHERE tenant_id = {tenant:UInt64}
          AND received_at < fromUnixTimestamp64Micro({first_day:Int64})
       OR received_at >= fromUnixTimestamp64Micro({last_day:Int64})
          AND received_at < fromUnixTimestamp64Micro({to:Int64})))";
-const CONVERSIONS: &str = "(SELECT * FROM conversions FINAL WHERE tenant_id = {tenant:UInt64}
+// What was given back is no revenue, and what was rejected never was an order.
+const CONVERSIONS: &str = "(SELECT * REPLACE (amount - refunded AS amount) FROM conversions FINAL WHERE tenant_id = {tenant:UInt64}
     AND accepted_at >= fromUnixTimestamp64Micro({from:Int64})
     AND accepted_at < fromUnixTimestamp64Micro({to:Int64})
-    AND ({link:UInt64} = 0 OR link_id = {link:UInt64}))";
+    AND ({link:UInt64} = 0 OR link_id = {link:UInt64})
+    AND status != 'rejected')";
 // A rejected commission is owed to nobody.
 const COMMISSIONS: &str = "(SELECT * FROM commissions FINAL WHERE tenant_id = {tenant:UInt64}
     AND created_at >= fromUnixTimestamp64Micro({from:Int64})
@@ -49,9 +51,10 @@ const COMMISSIONS: &str = "(SELECT * FROM commissions FINAL WHERE tenant_id = {t
     AND state != 'rejected')";
 
 // What customers bought from the period's begin on, whenever it ends ...
-const SINCE: &str = "(SELECT * FROM conversions FINAL WHERE tenant_id = {tenant:UInt64}
+const SINCE: &str = "(SELECT * REPLACE (amount - refunded AS amount) FROM conversions FINAL WHERE tenant_id = {tenant:UInt64}
     AND customer_id != toFixedString('', 16)
-    AND accepted_at >= fromUnixTimestamp64Micro({from:Int64}))";
+    AND accepted_at >= fromUnixTimestamp64Micro({from:Int64})
+    AND status != 'rejected')";
 // ... and who had bought before. Any version of a conversion tells.
 const EARLIER: &str = "(SELECT customer_id FROM conversions WHERE tenant_id = {tenant:UInt64}
     AND customer_id != toFixedString('', 16)

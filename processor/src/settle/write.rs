@@ -203,7 +203,9 @@ pub(super) async fn write(
     let mut events: Vec<(TenantId, ledger_event::Event)> = Vec::new();
     for of in conversions {
         let tenant = of.before.tenant_id;
-        events.extend(of.changed().then(|| (tenant, of.event())));
+        // Nobody is told of an order of which nobody has said yet what it is worth.
+        let is_told = of.changed() && of.currency.is_some();
+        events.extend(is_told.then(|| (tenant, of.event())));
         let changed = of.commissions.iter().filter(|commission| commission.changed());
         events.extend(changed.map(|commission| (tenant, commission.event(of))));
     }

@@ -10,7 +10,7 @@ use rdkafka::message::Headers as _;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tributary_processor::Cli;
+use tributary_processor::{Cli, Tool};
 use tributary_processor::dead_letters_command::{self, CommandError};
 use tributary_shared::engines::kafka;
 use tributary_shared::events::{Click, Conversion, Topic};
@@ -25,7 +25,10 @@ async fn command(world: &World, arguments: &str) -> (String, Result<(), CommandE
     let mut arguments: Vec<&str> = arguments.split(' ').collect();
     arguments.extend(["--kafka-brokers", &kafka.kafka_brokers]);
     arguments.extend(["--kafka-topic-prefix", &kafka.kafka_topic_prefix]);
-    let Cli::DeadLetters(command) = Cli::try_parse_from(arguments).unwrap() else {
+    let Cli::Tool(tool) = Cli::try_parse_from(arguments).unwrap() else {
+        panic!("not the service");
+    };
+    let Tool::DeadLetters(command) = *tool else {
         panic!("the command was asked for");
     };
     tokio::task::spawn_blocking(move || {

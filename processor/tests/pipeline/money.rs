@@ -473,7 +473,13 @@ async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
         link: tributary_shared::ids::LinkId(link),
         ..shop
     };
-    let (first, last) = (click(&world, &shop), click(&world, &theirs));
+    let earlier = world.now() - TimeDelta::seconds(10);
+    let first = Click {
+        click_id: shop.click(earlier),
+        received_at_us: earlier.timestamp_micros(),
+        ..click(&world, &shop)
+    };
+    let last = click(&world, &theirs);
     world.publish_click(&first).await;
     world.publish_click(&last).await;
     let order = Conversion {

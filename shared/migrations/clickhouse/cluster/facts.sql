@@ -106,7 +106,7 @@ CREATE TABLE IF NOT EXISTS conversions_local ON CLUSTER '{cluster}' (
     affiliate_id    UInt64 CODEC(ZSTD(1)),
     link_id         UInt64 CODEC(ZSTD(1)),
     click_id        String CODEC(ZSTD(1)),
-    clicked_at      DateTime64(3, 'UTC') DEFAULT if(attribution = 'click_token' AND length(click_id) = 48,
+    clicked_at      DateTime64(3, 'UTC') DEFAULT if(attribution IN ('click_token', 'visitor', 'fingerprint') AND length(click_id) = 48,
                         fromUnixTimestamp64Milli(toInt64(reinterpretAsUInt64(reverse(substring(tryBase64URLDecode(click_id), 1, 6))))),
                         fromUnixTimestamp64Milli(toInt64(0))) CODEC(Delta, ZSTD(1)),
     customer_id     FixedString(16) CODEC(ZSTD(1)),
@@ -116,6 +116,8 @@ CREATE TABLE IF NOT EXISTS conversions_local ON CLUSTER '{cluster}' (
     amount          Decimal(20, 4) CODEC(ZSTD(1)),
     currency        LowCardinality(String),
     attribution     LowCardinality(String),
+    status          LowCardinality(String) DEFAULT 'pending',
+    refunded        Decimal(20, 4) CODEC(ZSTD(1)),
     version         UInt64 CODEC(ZSTD(1))
 ) ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/conversions', '{replica}', version)
 ORDER BY (tenant_id, accepted_at, conversion_id);
