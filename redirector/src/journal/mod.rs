@@ -26,7 +26,7 @@
 //! JOURNAL_DIR/{run id}/lock              locked while the process lives
 //! JOURNAL_DIR/{run id}/{segment id}.segment
 //!     byte  0..8    "TRIBJNL1", written last; zeros: there is nothing in it
-//!     byte  8..24   segment id, UUIDv7
+//!     byte  8..24   segment id: random for clicks, a UUIDv7 for conversions
 //!     byte 24       stream: 1 clicks, 2 conversions
 //!     byte 28..32   CRC-32C of bytes 0..28
 //!     byte 32..40   bytes that Kafka has acknowledged, little-endian; a hint that saves work
@@ -48,9 +48,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
+use tributary_shared::click_token::Place;
 use tributary_shared::clock::Clock;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::events::Topic;
+use tributary_shared::ids::new_uuid_v7;
+use uuid::Uuid;
 
 use keeper::Keeper;
 use segment::{Segment, Writer};
@@ -77,6 +80,15 @@ impl Stream {
 
     fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.number() == number)
+    }
+
+    /// The id of a new segment. That of clicks is a secret (`Place::random`), so nothing of it is a time;
+    /// conversions are found in order by theirs.
+    fn new_id(self, clock: &Clock) -> Uuid {
+        match self {
+            Self::Clicks => Uuid::new_v4(),
+            Self::Conversions => new_uuid_v7(clock.now()),
+        }
     }
 
     fn topic(self) -> Topic {
@@ -227,14 +239,7 @@ impl Lane {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<Appended<'_>, Lost> {
         debug_assert!(length <= record::MAX_PAYLOAD_BYTES);
-        if !self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.fits(length))
-        {
-            self.writer = None; // seals it
-            self.writer = self.keeper.next_segment(self.stream);
-        }
+        self.make_room(length);
         match &mut self.writer {
             Some(writer) if writer.fits(length) => {
                 let end = writer.append(length, fill);
@@ -244,6 +249,25 @@ impl Lane {
                 self.keeper.count_loss(self.stream);
                 Err(Lost)
             }
+        }
+    }
+
+    /// Where the next record will stand, if its payload has at most `room` bytes. None: there is no room for it.
+    pub(crate) fn next_place(&mut self, room: usize) -> Option<Place> {
+        self.make_room(room);
+        let writer = self.writer.as_ref()?;
+        writer.fits(room).then(|| writer.next_place())
+    }
+
+    /// Goes on to the next segment when a payload of `length` bytes does not fit into this one.
+    fn make_room(&mut self, length: usize) {
+        if !self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.fits(length))
+        {
+            self.writer = None; // seals it
+            self.writer = self.keeper.next_segment(self.stream);
         }
     }
 
