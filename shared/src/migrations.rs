@@ -15,7 +15,7 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// ClickHouse's migrations in their order. A file's statements end with `;` at the end of a line and
 /// can each be run again, because ClickHouse has no transaction around them.
-const CLICKHOUSE: [(u32, &str); 8] = [
+const CLICKHOUSE: [(u32, &str); 11] = [
     (1, include_str!("../migrations/clickhouse/0001_facts.sql")),
     (
         2,
@@ -44,6 +44,18 @@ const CLICKHOUSE: [(u32, &str); 8] = [
     (
         8,
         include_str!("../migrations/clickhouse/0008_conversions_rename.sql"),
+    ),
+    (
+        9,
+        include_str!("../migrations/clickhouse/0009_clicks_next.sql"),
+    ),
+    (
+        10,
+        include_str!("../migrations/clickhouse/0010_clicks_drop.sql"),
+    ),
+    (
+        11,
+        include_str!("../migrations/clickhouse/0011_clicks_rename.sql"),
     ),
 ];
 

@@ -323,3 +323,42 @@ impl Safety {
         tokio::time::timeout(limit, safe).await.is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In segments of plain memory, which are small.
+    #[test]
+    fn a_record_stands_where_its_lane_said() {
+        let settings = Settings {
+            folder: PathBuf::new(),
+            max_disk_bytes: 0,
+            max_memory_bytes: 8 * 1024 * 1024,
+            sync: SyncPolicy::Never,
+        };
+        let keeper = Keeper::start(&settings, Clock::system()).unwrap();
+        let mut lane = Lane {
+            stream: Stream::Clicks,
+            writer: keeper.first_segment(Stream::Clicks),
+            keeper: Arc::clone(&keeper),
+        };
+        let mut segments = std::collections::HashSet::new();
+        for length in (0..4000).map(|n| 200 + n % 1000) {
+            let said = lane.next_place(4096).unwrap();
+            lane.append(length, |out| out.fill(7)).unwrap();
+            let segment = lane.writer.as_ref().unwrap().segment();
+            let last = segment.appended() - 1;
+            assert_eq!((said.segment, u64::from(said.sequence)), (segment.id, last));
+            segments.insert(said.segment);
+        }
+        assert!(segments.len() > 2, "{}", segments.len());
+        assert_eq!(
+            segments.iter().next().unwrap().get_version_num(),
+            4,
+            "no time in it"
+        );
+        drop(lane);
+        keeper.stop();
+    }
+}
