@@ -3,7 +3,7 @@
 -- and rollups hold on. No processor may write meanwhile.
 --
 -- Each choice, measured on 5 million clicks of 5 days, which lie as densely as 100 million of 90 days: figures are bytes
--- of one click on disk, 48 in all with the rollups; benches/README.md has what was tried besides.
+-- of one click on disk, in all with the rollups 74 before and 48 after; benches/README.md has what was tried besides.
 --
 -- * click_random is empty where it is what the click's name says (10 -> 0): the redirector makes a token's random part of
 --   segment and sequence (shared/src/click_token.rs, Place), and click_id reckons it again. A click whose token
