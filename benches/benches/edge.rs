@@ -10,7 +10,7 @@ use std::hint::black_box;
 use chrono::{DateTime, Utc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use prost::Message as _;
-use tributary_shared::click_token::{ClickToken, verify};
+use tributary_shared::click_token::{ClickToken, Place, verify};
 use tributary_shared::events::{Click, Link};
 use tributary_shared::ids::{LinkId, TenantId, conversion_id};
 use tributary_shared::money::Money;
@@ -34,6 +34,15 @@ fn tokens(c: &mut Criterion) {
     let token = ClickToken::mint(&keys, LinkId(42), now);
     c.bench_function("click token, mint", |b| {
         b.iter(|| ClickToken::mint(black_box(&keys), LinkId(42), now));
+    });
+    let segment = "a1b2c3d4-e5f6-4711-8a9b-0c1d2e3f4a5b".parse().unwrap();
+    let mut sequence = 0;
+    c.bench_function("click token, of its place", |b| {
+        b.iter(|| {
+            sequence += 1;
+            let place = Place { segment, sequence };
+            ClickToken::of(black_box(&keys), LinkId(42), now, black_box(place))
+        });
     });
     c.bench_function("click token, verify", |b| {
         b.iter(|| verify(black_box(&keys), black_box(token.as_str())));

@@ -79,7 +79,7 @@ pub(crate) struct LinkMinute {
     pub(crate) n: usize,
 }
 
-/// A rollup: a projection that groups.
+/// A rollup: a projection that counts clicks.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Rollup {
     pub(crate) name: String,
@@ -272,7 +272,8 @@ impl ClickHouse {
     pub(crate) async fn rollups(&self) -> Result<Vec<Rollup>, Error> {
         self.rows(
             "SELECT name, query FROM system.projections \
-             WHERE database = currentDatabase() AND table = 'clicks' AND type = 'Aggregate' ORDER BY name",
+             WHERE database = currentDatabase() AND table = 'clicks' AND type = 'Aggregate' \
+             AND query LIKE '%count()%' ORDER BY name",
         )
         .await
     }

@@ -40,9 +40,8 @@ impl Cli {
         let tools = tools();
         // A tool needs its own settings and nothing else: the service's are not even looked at, so one in
         // the environment that is wrong does no harm.
-        let is_tool = (arguments.get(1)).is_some_and(|word| {
-            tools.get_subcommands().any(|tool| word == tool.get_name())
-        });
+        let is_tool = (arguments.get(1))
+            .is_some_and(|word| tools.get_subcommands().any(|tool| word == tool.get_name()));
         let mut command = if is_tool {
             tools
         } else {
@@ -97,7 +96,13 @@ mod tests {
 
     #[test]
     fn a_replay_names_its_period_and_may_name_a_model() {
-        let replay = ["replay", "--from", "2026-01-01T00:00:00Z", "--to", "2026-02-01T00:00:00Z"];
+        let replay = [
+            "replay",
+            "--from",
+            "2026-01-01T00:00:00Z",
+            "--to",
+            "2026-02-01T00:00:00Z",
+        ];
         let keys = format!("1:{}", "ab".repeat(32));
         let with = |more: &[&str]| {
             parsed(&[&replay, ["--click-token-keys", &keys].as_slice(), more].concat()).is_ok()

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::bots::Verdict;
-use tributary_shared::click_token::{self, Parts};
+use tributary_shared::click_token::{self, Parts, Place};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome};
 use tributary_shared::links::is_code;
@@ -30,6 +30,8 @@ use crate::sink::{Fact, Prepare, Sink};
 use crate::tenants::Tenants;
 use crate::unresolved::{self, Link};
 
+/// What is kept of a fingerprint: six bytes.
+const FINGERPRINT: u64 = (1 << 48) - 1;
 /// Longest text in a click; the redirector cuts earlier.
 const MAX_TEXT_BYTES: usize = 4096;
 
@@ -212,13 +214,6 @@ struct Envelope {
 
 /// A click's sequence, and its bytes.
 type Numbered = (u32, Bytes);
-
-/// Where a click stands: its name.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    segment: Uuid,
-    sequence: u32,
-}
 
 /// Stores clicks.
 pub(crate) struct Clicks {
@@ -441,7 +436,7 @@ fn row(click: &Click, place: Place, enricher: &mut Enricher) -> Result<ClickRow,
         program_id: click.program_id,
         affiliate_id: click.affiliate_id,
         link_id: click.link_id,
-        click_random: token.random,
+        click_random: random_kept(&token, place),
         click_key: token.key_id,
         click_tag: token.tag,
         visitor_id,
@@ -506,7 +501,16 @@ pub(crate) fn stored_visitor(visitor_id: &[u8; 16]) -> u64 {
 
 /// What is stored of a fingerprint.
 pub(crate) fn stored_fingerprint(fingerprint: &[u8; 16]) -> u64 {
-    u64::from_le_bytes(half(&fingerprint[..8]))
+    u64::from_le_bytes(half(&fingerprint[..8])) & FINGERPRINT
+}
+
+/// A token's random part, as far as the click's name does not tell it.
+fn random_kept(token: &Parts, place: Place) -> [u8; 10] {
+    if token.random == place.random() {
+        [0; 10]
+    } else {
+        token.random
+    }
 }
 
 fn half(bytes: &[u8]) -> [u8; 8] {
@@ -539,6 +543,7 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
+    use tributary_shared::click_token::ClickToken;
     use tributary_shared::events::FetchDest;
     use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
     use tributary_shared::signals;
@@ -672,10 +677,29 @@ mod tests {
         let row = stored(&click()).unwrap();
         let parts = click_token::parts(TOKEN).unwrap();
         assert_eq!(parts.key_id, row.click_key);
+        assert_eq!(parts.random, row.click_random);
         assert_eq!(with(|c| c.link_id = 5), Err(BadClick::Token));
         assert_eq!(with(|c| c.received_at_us += 1000), Err(BadClick::Token));
         assert_eq!(with(|c| c.click_id = "c".repeat(48)), Err(BadClick::Token));
         assert_eq!(with(|c| c.click_id.truncate(40)), Err(BadClick::Token));
+    }
+
+    #[test]
+    fn what_a_clicks_name_tells_of_its_token_is_not_stored() {
+        let keys = format!("1:{}", "ab".repeat(32)).parse().unwrap();
+        let at = event_time(AT_US).unwrap();
+        let stored_under = |place| {
+            stored(&Click {
+                click_id: ClickToken::of(&keys, LinkId(4), at, place).to_string(),
+                ..click()
+            })
+        };
+        assert_eq!(stored_under(PLACE).unwrap().click_random, [0; 10]);
+        let other = Place {
+            sequence: 12,
+            ..PLACE
+        };
+        assert_eq!(stored_under(other).unwrap().click_random, other.random());
     }
 
     #[test]
@@ -700,7 +724,7 @@ mod tests {
         let signals: Vec<_> = signals::of(row.signals).map(|signal| signal.name).collect();
         assert_eq!(signals, ["cookie_stuffing"]);
         assert_eq!(row.visitor_id, 0x0809_0a0b_0c0d_0e0f);
-        assert_eq!(row.fingerprint, 0x1716_1514_1312_1110);
+        assert_eq!(row.fingerprint, 0x1514_1312_1110);
     }
 
     #[test]

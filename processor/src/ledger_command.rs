@@ -35,7 +35,9 @@ pub enum LedgerAction {
 pub enum LedgerError {
     #[error("PostgreSQL does not do what was asked: {0} (see DATABASE_URL)")]
     Postgres(#[from] sqlx::Error),
-    #[error("{0} things do not agree, as printed above; `processor ledger rebuild` mends balances, the others need a person")]
+    #[error(
+        "{0} things do not agree, as printed above; `processor ledger rebuild` mends balances, the others need a person"
+    )]
     Differs(i64),
     #[error("cannot go on: {0}")]
     Output(#[from] io::Error),
@@ -83,8 +85,12 @@ pub async fn run(command: &LedgerCommand, out: &mut impl Write) -> Result<(), Le
     let pool = engines::postgres::pool(&command.database, "ledger-command", 1)?;
     let mut transaction = pool.begin().await?;
     if matches!(command.action, LedgerAction::Rebuild) {
-        sqlx::query("LOCK TABLE ledger_entries IN SHARE MODE").execute(&mut *transaction).await?;
-        sqlx::query("DELETE FROM ledger_balances").execute(&mut *transaction).await?;
+        sqlx::query("LOCK TABLE ledger_entries IN SHARE MODE")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query("DELETE FROM ledger_balances")
+            .execute(&mut *transaction)
+            .await?;
         let made = sqlx::query(
             "INSERT INTO ledger_balances SELECT e.account_id, sum(e.amount) FROM ledger_entries e
              JOIN ledger_accounts a ON a.id = e.account_id AND a.affiliate_id IS NOT NULL GROUP BY e.account_id",
@@ -100,7 +106,9 @@ pub async fn run(command: &LedgerCommand, out: &mut impl Write) -> Result<(), Le
         .execute(&mut *transaction)
         .await?;
     let mut table = Table::new();
-    table.load_style(STYLE).set_header(["what must be", "looked at", "not so"]);
+    table
+        .load_style(STYLE)
+        .set_header(["what must be", "looked at", "not so"]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -23,7 +23,7 @@ const MAX_TEXT_BYTES: usize = 4096;
 /// Roughly what a row takes in memory beside its texts.
 const ROW_BYTES: usize = 512;
 
-/// A row of `postbacks`: shared/migrations/clickhouse/0009_postbacks.sql.
+/// A row of `postbacks`: shared/migrations/clickhouse/0012_postbacks.sql.
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 pub(crate) struct PostbackRow {
     #[serde(with = "clickhouse::serde::uuid")]

@@ -58,7 +58,9 @@ pub struct ReplayCommand {
 /// Why it did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error("PostgreSQL does not do what was asked: {0}; what was reported so far is done (see DATABASE_URL)")]
+    #[error(
+        "PostgreSQL does not do what was asked: {0}; what was reported so far is done (see DATABASE_URL)"
+    )]
     Postgres(#[from] sqlx::Error),
     #[error("--from must be before --to")]
     Period,
@@ -194,12 +196,16 @@ async fn earned(
     .bind(ids)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(id, currency, sum)| ((id, currency), sum)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, currency, sum)| ((id, currency), sum))
+        .collect())
 }
 
 fn progress(conversions: u64) -> ProgressBar {
     let style = "{bar:40} {pos} of {len} conversions, {eta} left";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(conversions).with_style(style)
 }
 
@@ -210,11 +216,15 @@ fn report(
     out: &mut impl Write,
 ) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_style(STYLE).set_header(["affiliate", "currency", "before", "after", "difference"]);
+    table
+        .load_style(STYLE)
+        .set_header(["affiliate", "currency", "before", "after", "difference"]);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let different = changes.iter().filter(|(_, change)| change.before != change.after);
+    let different = changes
+        .iter()
+        .filter(|(_, change)| change.before != change.after);
     let mut affiliates = 0;
     for ((affiliate, currency), change) in different {
         affiliates += 1;

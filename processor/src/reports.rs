@@ -435,7 +435,10 @@ mod tests {
     #[test]
     fn a_report_is_read_and_named_by_what_it_says() {
         let report = decode(&conversion()).unwrap();
-        assert_eq!(report.conversion_id, conversion_id(TenantId(1), "A-1", "sale"));
+        assert_eq!(
+            report.conversion_id,
+            conversion_id(TenantId(1), "A-1", "sale")
+        );
         assert_eq!(report.money.unwrap().to_string(), "10.00 USD");
         let later = Conversion {
             accepted_at_us: 1_763_000_000_999_999,
@@ -460,7 +463,10 @@ mod tests {
                 ..conversion()
             })
         };
-        assert_eq!(told(OrderStatus::Approved).unwrap().status, Some(Status::Approved));
+        assert_eq!(
+            told(OrderStatus::Approved).unwrap().status,
+            Some(Status::Approved)
+        );
         assert_eq!(told(OrderStatus::Refunded).unwrap().money, None);
         assert!(told(OrderStatus::Unsaid).is_err());
     }
@@ -477,12 +483,21 @@ mod tests {
         assert_eq!(changed(|c| c.order_id.clear()), field("order_id"));
         assert_eq!(changed(|c| c.order_id = "a\0".into()), field("order_id"));
         assert_eq!(changed(|c| c.event = "Sale".into()), field("event"));
-        assert_eq!(changed(|c| c.accepted_at_us = i64::MAX), field("accepted_at_us"));
+        assert_eq!(
+            changed(|c| c.accepted_at_us = i64::MAX),
+            field("accepted_at_us")
+        );
         assert_eq!(changed(|c| c.click_id = "x".repeat(300)), field("click_id"));
         assert_eq!(changed(|c| c.coupon = "a\0".into()), field("coupon"));
-        assert_eq!(changed(|c| c.customer_id = vec![1; 15]), field("customer_id"));
+        assert_eq!(
+            changed(|c| c.customer_id = vec![1; 15]),
+            field("customer_id")
+        );
         assert_eq!(changed(|c| c.address = vec![1; 5]), field("address"));
-        assert_eq!(changed(|c| c.items = vec![OrderItem::default()]), field("items"));
+        assert_eq!(
+            changed(|c| c.items = vec![OrderItem::default()]),
+            field("items")
+        );
         assert_eq!(
             changed(|c| c.amount = "-1".into()),
             BadConversion::Money(MoneyError::Negative)
@@ -491,7 +506,10 @@ mod tests {
             changed(|c| c.currency = "??".into()),
             BadConversion::Money(MoneyError::UnknownCurrency)
         );
-        assert!(matches!(Report::decode(b"\xff"), Err(BadConversion::Encoding(_))));
+        assert!(matches!(
+            Report::decode(b"\xff"),
+            Err(BadConversion::Encoding(_))
+        ));
     }
 
     proptest! {

@@ -9,8 +9,8 @@
 //! writes them, one insert at a time; it adds what it has inserted, and forgets what it knows when
 //! partitions move and after an insert whose outcome it does not know (`sink`).
 //!
-//! The question (`stored_names.sql`) is answered by the projection `segments` of table `clicks`: 4 bytes and
-//! a sorted id for each click of the segments that are asked for. A range begins with a sequence that
+//! The question (`stored_names.sql`) is answered by the projection `segments` of table `clicks`: two bitmaps for
+//! each segment, of its sequences and of what follows them. A range begins with a sequence that
 //! does not follow one, and ends before a following one that is none; sets of both make it exact
 //! whatever the order, and even if a click should stand there twice.
 

@@ -19,7 +19,7 @@ use crate::cookies::visitor;
 use crate::found::Found;
 use crate::link::ActiveLink;
 use crate::query::ClickQuery;
-use crate::record::record;
+use crate::record::{next_place, record};
 use crate::resolve::{CapAnswer, Resolution, Space};
 use crate::route::{Choice, Visit, choose};
 use crate::server::{Answer, Worker};
@@ -140,7 +140,12 @@ async fn click(worker: &Worker, ask: &Ask<'_>, code: &str, door: Door<'_>) -> Re
         }
     }
 
-    let token = ClickToken::mint(&edge.keys, link.link_id, now);
+    // From here until the click is recorded nothing waits, so no other click takes its place.
+    let place = next_place(&mut worker.clicks.borrow_mut());
+    let token = match place {
+        Some(place) => ClickToken::of(&edge.keys, link.link_id, now, place),
+        None => ClickToken::mint(&edge.keys, link.link_id, now),
+    };
     let token = token.as_str();
     let mut reply = found(destination::location(&link, &choice, &query, token));
     let Reply::Found(found) = &mut reply else {

@@ -1,7 +1,8 @@
 //! The click token: a `click_id` that anybody may carry and only we can make.
 //!
 //! ```text
-//! byte  0..16   UUIDv7: unique, and the click's time in its first 48 bits
+//! byte  0..16   UUIDv7: unique, and the click's time in its first 48 bits; the others are random, or
+//!               told by the click's place in a journal (Place::random)
 //! byte 16..24   link id, big-endian
 //! byte 24       id of the key that signed
 //! byte 25..36   HMAC-SHA-256 over bytes 0..25, truncated to 88 bits
@@ -15,9 +16,10 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
+use siphasher::sip128::SipHasher24;
 use uuid::Uuid;
 
-use crate::ids::{LinkId, new_uuid_v7};
+use crate::ids::{LinkId, new_uuid_v7, uuid_v7};
 use crate::secrets::KeyRing;
 
 /// Characters of a token.
@@ -46,17 +48,51 @@ pub struct Click {
     pub at: DateTime<Utc>,
 }
 
+/// A click's name: the segment of a journal that it stands in, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub segment: Uuid,
+    pub sequence: u32,
+}
+
+impl Place {
+    /// The random part of the token of the click that stands here, as it stands in a UUIDv7: SipHash-2-4 with 128
+    /// bits of the sequence (four bytes, little-endian), its key being the segment's id. Whoever knows the name
+    /// reckons it, as table `clicks` does instead of storing ten bytes of noise; whoever does not know the id, 122
+    /// random bits that never leave our own systems, learns nothing from tokens about it or about other clicks.
+    #[must_use]
+    pub fn random(self) -> [u8; 10] {
+        let hasher = SipHasher24::new_with_key(self.segment.as_bytes());
+        let hash = hasher.hash(&self.sequence.to_le_bytes());
+        let [mut random @ .., _, _, _, _, _, _] = hash.as_bytes();
+        random[0] = 0x70 | random[0] & 0x0f; // version
+        random[2] = 0x80 | random[2] & 0x3f; // variant
+        random
+    }
+}
+
 /// A token's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClickToken([u8; CHARS]);
 
 impl ClickToken {
-    /// A new token for a click on `link` at `now`.
+    /// A new token for a click on `link` at `now` that stands in no journal.
     #[must_use]
     pub fn mint(keys: &KeyRing, link: LinkId, now: DateTime<Utc>) -> Self {
+        Self::signed(keys, link, new_uuid_v7(now))
+    }
+
+    /// The token of the click on `link` at `now` that stands at `place`.
+    #[must_use]
+    pub fn of(keys: &KeyRing, link: LinkId, now: DateTime<Utc>, place: Place) -> Self {
+        let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+        Self::signed(keys, link, uuid_v7(millis, place.random()))
+    }
+
+    fn signed(keys: &KeyRing, link: LinkId, id: Uuid) -> Self {
         let (key_id, key) = keys.signing();
         let mut bytes = [0_u8; BYTES];
-        bytes[..16].copy_from_slice(new_uuid_v7(now).as_bytes());
+        bytes[..16].copy_from_slice(id.as_bytes());
         bytes[16..24].copy_from_slice(&link.to_wire().to_be_bytes());
         bytes[24] = key_id;
         let tag = key.sign(&[&bytes[..SIGNED]]);
@@ -197,6 +233,24 @@ mod tests {
         fn anything_else_is_refused(text in ".{0,80}") {
             prop_assert!(verify(&ring(&[5]), &text).is_err());
         }
+    }
+
+    #[test]
+    fn a_clicks_token_is_told_by_its_place() {
+        let place = |segment, sequence| Place {
+            segment: Uuid::from_u128(segment),
+            sequence,
+        };
+        let token = |place| ClickToken::of(&ring(&[5]), LinkId(4), at(1_700_000_000_000), place);
+        let said = parts(token(place(5, 11)).as_str()).unwrap();
+        assert_eq!(said.random, place(5, 11).random());
+        assert_eq!(token(place(5, 11)), token(place(5, 11)));
+        assert_ne!(token(place(5, 11)), token(place(5, 12)));
+        assert_ne!(token(place(5, 11)), token(place(6, 11)));
+        let click = verify(&ring(&[5]), token(place(5, 11)).as_str()).unwrap();
+        assert_eq!(click.id.get_version_num(), 7);
+        assert_eq!(click.id.get_variant(), uuid::Variant::RFC4122);
+        assert_eq!((click.link, click.at), (LinkId(4), at(1_700_000_000_000)));
     }
 
     #[test]

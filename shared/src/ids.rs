@@ -66,6 +66,11 @@ pub fn new_uuid_v7(now: DateTime<Utc>) -> Uuid {
     let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
     let mut random = [0_u8; 10];
     rand::fill(&mut random);
+    uuid_v7(millis, random)
+}
+
+/// The UUIDv7 of a moment, in milliseconds since 1970; six bits of `random` become its version and variant.
+pub(crate) fn uuid_v7(millis: u64, random: [u8; 10]) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 

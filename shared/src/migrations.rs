@@ -15,7 +15,7 @@ static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// ClickHouse's migrations in their order. A file's statements end with `;` at the end of a line and
 /// can each be run again, because ClickHouse has no transaction around them.
-const CLICKHOUSE: [(u32, &str); 9] = [
+const CLICKHOUSE: [(u32, &str); 13] = [
     (1, include_str!("../migrations/clickhouse/0001_facts.sql")),
     (
         2,
@@ -47,7 +47,23 @@ const CLICKHOUSE: [(u32, &str); 9] = [
     ),
     (
         9,
-        include_str!("../migrations/clickhouse/0009_postbacks.sql"),
+        include_str!("../migrations/clickhouse/0009_clicks_next.sql"),
+    ),
+    (
+        10,
+        include_str!("../migrations/clickhouse/0010_clicks_drop.sql"),
+    ),
+    (
+        11,
+        include_str!("../migrations/clickhouse/0011_clicks_rename.sql"),
+    ),
+    (
+        12,
+        include_str!("../migrations/clickhouse/0012_postbacks.sql"),
+    ),
+    (
+        13,
+        include_str!("../migrations/clickhouse/0013_order_status.sql"),
     ),
 ];
 

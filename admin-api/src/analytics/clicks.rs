@@ -23,15 +23,15 @@ use crate::period::Period;
 /// Hours come first in the table's order, so that only as many are read as the answer needs.
 const CLICKS: &str = "
     SELECT $FIELDS FROM $CLICKS WHERE 1$AND
-    ORDER BY toStartOfHour(received_at) DESC, received_at DESC, click_random DESC LIMIT {limit:UInt64}";
+    ORDER BY toStartOfHour(received_at) DESC, received_at DESC, click_tag DESC LIMIT {limit:UInt64}";
 const ONE: &str = "SELECT $FIELDS FROM $CLICKS WHERE click_id = {id:String} LIMIT 1";
 const FIELDS: &str = "
-    toUnixTimestamp64Milli(received_at) AS at, hex(click_random) AS random, click_id AS id, program_id, affiliate_id,
+    toUnixTimestamp64Milli(received_at) AS at, hex(click_tag) AS tag, click_id AS id, program_id, affiliate_id,
     link_id, visitor_id, country, region, city, network, device, os, browser, user_agent, referrer, referrer_domain,
     channel, sub1, sub2, sub3, sub4, sub5, utm_source, utm_medium, utm_campaign, utm_term, utm_content, is_bot,
     bot_reason, signals, privacy_opt_out, outcome, variant";
-const BEFORE: &str = " AND (received_at, click_random) <
-    (fromUnixTimestamp64Milli({before:Int64}), toFixedString(unhex({random:String}), 10))";
+const BEFORE: &str = " AND (received_at, click_tag) <
+    (fromUnixTimestamp64Milli({before:Int64}), toFixedString(unhex({tag:String}), 11))";
 const IS_BOT: &str = " AND is_bot = {is_bot:UInt8}";
 const OF_VISITOR: &str = " AND visitor_id = {visitor:UInt64}";
 const HAS_SIGNAL: &str = " AND bitAnd(signals, {signal:UInt16}) != 0";
@@ -89,7 +89,7 @@ pub(crate) struct Click {
 #[derive(Debug, Row, Deserialize)]
 pub(crate) struct ClickRow {
     at: i64,
-    random: String,
+    tag: String,
     id: String,
     program_id: u64,
     affiliate_id: u64,
@@ -129,7 +129,7 @@ impl ClickRow {
     pub(crate) fn place(&self) -> BeforeClick {
         BeforeClick {
             millis: self.at,
-            random: self.random.clone(),
+            tag: self.tag.clone(),
         }
     }
 
@@ -173,26 +173,26 @@ impl ClickRow {
     }
 }
 
-/// Where the list of clicks goes on: their time, and their random bytes in hex where times are the same.
+/// Where the list of clicks goes on: their time, and their tokens' tags in hex where times are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BeforeClick {
     pub millis: i64,
-    pub random: String,
+    pub tag: String,
 }
 
 impl Cursor for BeforeClick {
     fn write(&self) -> String {
-        format!("c{}.{}", self.millis, self.random)
+        format!("c{}.{}", self.millis, self.tag)
     }
 
     fn read(text: &str) -> Option<Self> {
-        let (millis, random) = text.strip_prefix('c')?.split_once('.')?;
-        let is_random = random.len() == 20 && random.bytes().all(|b| b.is_ascii_hexdigit());
+        let (millis, tag) = text.strip_prefix('c')?.split_once('.')?;
+        let is_tag = tag.len() == 22 && tag.bytes().all(|b| b.is_ascii_hexdigit());
         let millis = millis.parse().ok()?;
         DateTime::from_timestamp_millis(millis)?;
-        is_random.then(|| Self {
+        is_tag.then(|| Self {
             millis,
-            random: random.to_owned(),
+            tag: tag.to_owned(),
         })
     }
 }
@@ -272,7 +272,7 @@ impl Facts {
         let query = with_values(self.ask(about, &sql), &which.filters)
             .param("limit", limit)
             .param("before", before.map_or(0, |before| before.millis))
-            .param("random", before.map_or("", |before| before.random.as_str()))
+            .param("tag", before.map_or("", |before| before.tag.as_str()))
             .param("is_bot", u8::from(which.is_bot.unwrap_or(false)))
             .param("signal", which.signal.unwrap_or(0))
             .param("visitor", which.visitor.unwrap_or(0));
@@ -353,15 +353,16 @@ mod tests {
     fn a_place_is_read_back_and_others_are_refused() {
         let place = BeforeClick {
             millis: 1_700_000_000_123,
-            random: "00FF".repeat(5),
+            tag: "00FF00".repeat(3) + "FFFF",
         };
         assert_eq!(BeforeClick::read(&place.write()), Some(place));
         for bad in [
             "",
             "c1",
             "c1.00",
-            "cx.00112233445566778899",
-            "c9999999999999999999.00112233445566778899",
+            "c1.00112233445566778899",
+            "cx.00112233445566778899aa",
+            "c9999999999999999999.00112233445566778899aa",
         ] {
             assert_eq!(BeforeClick::read(bad), None, "{bad}");
         }

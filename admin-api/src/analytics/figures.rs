@@ -3,7 +3,8 @@
 //! A question over dimensions is asked in two steps. The first finds the combinations of values that
 //! lead by one measure ([`Facts::top`]); the second counts everything, each of them apart and all
 //! others together ([`Facts::figures`]). So clicks, conversions and commissions, which stand in tables of
-//! their own, answer for the same rows, and a visitor of two of the others counts once.
+//! their own, answer for the same rows, and a visitor of two of the others counts once. Where clicks lead, the
+//! first step has counted them already, and the second does not ask for them again ([`Leader::add_clicks`]).
 
 use std::collections::HashMap;
 
@@ -85,6 +86,33 @@ pub(super) type ByPlace = HashMap<(i64, u64), Figures>;
 pub(super) struct Leader {
     pub key: u64,
     pub values: Vec<String>,
+    /// 0 where money leads, as the others.
+    clicks: u64,
+    bot_clicks: u64,
+    /// Of every combination, whether it leads or not.
+    all_clicks: u64,
+    all_bot_clicks: u64,
+}
+
+impl Leader {
+    /// Adds the clicks of `leaders` to what was counted of them in one stretch of time; with `others`, those of
+    /// all other combinations as well.
+    pub(super) fn add_clicks(leaders: &[Self], others: bool, cells: &mut ByPlace) {
+        let mut rest = leaders
+            .first()
+            .map_or((0, 0), |leader| (leader.all_clicks, leader.all_bot_clicks));
+        for leader in leaders {
+            let figures = cells.entry((0, leader.key)).or_default();
+            figures.clicks = leader.clicks;
+            figures.bot_clicks = leader.bot_clicks;
+            rest.0 = rest.0.saturating_sub(leader.clicks);
+            rest.1 = rest.1.saturating_sub(leader.bot_clicks);
+        }
+        if others && rest != (0, 0) {
+            let figures = cells.entry((0, 0)).or_default();
+            (figures.clicks, figures.bot_clicks) = rest;
+        }
+    }
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -117,16 +145,20 @@ const MONEY: &str = "
     FROM $SOURCE WHERE $WHERE GROUP BY bucket, place, currency";
 
 const TOP_CLICKS_PART: &str = "
-    SELECT $KEY AS key, $TEXTS AS values, is_bot, count() AS number, $VISITORS AS visitors
+    SELECT $COLUMNS, is_bot, count() AS number, $VISITORS AS visitors
     FROM $SOURCE WHERE $WHERE GROUP BY $COLUMNS, is_bot";
+// Texts and keys are made of what stands apart only, not of each row.
 const TOP_CLICKS: &str = "
-    SELECT key, values FROM ($PARTS) GROUP BY key, values
+    SELECT $KEY AS key, $TEXTS AS values, sumIf(number, is_bot = 0) AS clicks, sumIf(number, is_bot = 1) AS bot_clicks,
+           sum(clicks) OVER () AS all_clicks, sum(bot_clicks) OVER () AS all_bot_clicks
+    FROM ($PARTS) GROUP BY $COLUMNS
     ORDER BY $MEASURE DESC, values LIMIT {limit:UInt64}";
 const TOP_MONEY: &str = "
-    SELECT $KEY AS key, $TEXTS AS values FROM $SOURCE WHERE $WHERE GROUP BY $COLUMNS
+    SELECT $KEY AS key, $TEXTS AS values, toUInt64(0) AS clicks, toUInt64(0) AS bot_clicks,
+           toUInt64(0) AS all_clicks, toUInt64(0) AS all_bot_clicks FROM $SOURCE WHERE $WHERE GROUP BY $COLUMNS
     ORDER BY $MEASURE DESC, values LIMIT {limit:UInt64}";
 
-const VISITORS: &str = "uniqCombined64If(12)(visitor_id, visitor_id != 0)";
+const VISITORS: &str = "uniqCombined64If(12)(visitor_id, visitor_id != 0 AND is_bot = 0)";
 const NO_VISITORS: &str = "toUInt64(0)";
 
 /// Conversions and commissions, each with its time.

@@ -190,7 +190,9 @@ mod tests {
         let clicks = with("optimize_use_projections", "0");
         let questions = [
             r#"{"measures": ["clicks", "bot_clicks", "unique_visitors"], "granularity": "day"}"#,
-            r#"{"measures": ["clicks", "unique_visitors"], "granularity": "hour", "dimensions": ["program", "outcome"], "limit": 4, "other": true}"#,
+            r#"{"measures": ["clicks", "unique_visitors"], "granularity": "hour", "dimensions": ["outcome"], "limit": 2, "other": true}"#,
+            r#"{"measures": ["clicks"], "granularity": "hour", "dimensions": ["program", "outcome"], "limit": 4, "other": true}"#,
+            r#"{"measures": ["bot_clicks", "clicks"], "dimensions": ["program"], "limit": 1, "other": true, "compare": "previous_period"}"#,
             r#"{"measures": ["clicks", "bot_clicks"], "dimensions": ["country", "device"], "limit": 3, "other": true}"#,
             r#"{"measures": ["clicks"], "dimensions": ["referrer_domain"], "filters": [{"dimension": "program", "in": [1, 2]}]}"#,
             r#"{"measures": ["bot_clicks"], "dimensions": ["bot_reason", "affiliate"]}"#,

@@ -10,7 +10,7 @@ use tributary_shared::ids::TenantId;
 use utoipa::ToSchema;
 
 use super::buckets::{buckets, with_found, written};
-use super::figures::{ByPlace, Leader, Places, Shape, Wanted};
+use super::figures::{ByPlace, Leader, Places, Rank, Shape, Wanted};
 use super::terms::{Compare, Condition, Dimension, Filter, Granularity, Measure, conditions};
 use super::{About, Facts, Figures};
 use crate::amounts::Amount;
@@ -310,6 +310,23 @@ impl Plan {
         }
     }
 
+    /// Whether the question who leads counts all clicks that the answer names.
+    fn leaders_are_counted(&self) -> bool {
+        let by_clicks = matches!(self.order_by.ranks_by(), Rank::Clicks(_));
+        let whole = self.granularity == Granularity::None && !self.dimensions.is_empty();
+        by_clicks && whole && !self.wanted.visitors
+    }
+
+    fn without_clicks(&self) -> Shape<'_> {
+        Shape {
+            wanted: Wanted {
+                clicks: false,
+                ..self.wanted
+            },
+            ..self.shape()
+        }
+    }
+
     fn measured(&self, figures: Option<&Figures>) -> Map<String, Value> {
         let nothing = Figures::default();
         let figures = figures.unwrap_or(&nothing);
@@ -399,6 +416,19 @@ impl Facts {
                 others,
             },
         };
+        let counted = plan.leaders_are_counted();
+        let shape = if counted {
+            plan.without_clicks()
+        } else {
+            plan.shape()
+        };
+        let now = async {
+            let mut cells = self.figures(about, shape, places).await?;
+            if counted {
+                Leader::add_clicks(&leaders, plan.other, &mut cells);
+            }
+            Ok(cells)
+        };
         let earlier = async {
             match &previous {
                 Some(period) => {
@@ -408,7 +438,7 @@ impl Facts {
                 None => Ok(None),
             }
         };
-        let (now, earlier) = tokio::try_join!(self.figures(about, plan.shape(), places), earlier)?;
+        let (now, earlier) = tokio::try_join!(now, earlier)?;
         let earlier = previous.as_ref().zip(earlier.as_ref());
         Ok(Answer {
             from: period.from,

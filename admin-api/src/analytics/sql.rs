@@ -105,8 +105,10 @@ const BY_DAYS: [&[Dimension]; 4] = [
         Dimension::Outcome,
     ],
 ];
-/// The same of the rollup by quarters of an hour, which counts visitors as well.
+/// The same of the rollup by quarters of an hour ...
 const BY_QUARTERS: &[Dimension] = &[Dimension::Program, Dimension::Outcome];
+/// ... and of the one that counts visitors. One of each program would hold too many of too few.
+const VISITORS_BY_QUARTERS: &[Dimension] = &[Dimension::Outcome];
 
 const QUARTER_SECONDS: i64 = 15 * 60;
 
@@ -160,7 +162,12 @@ impl Form {
         let on_quarters = |at: DateTime<Utc>| {
             at.timestamp().rem_euclid(QUARTER_SECONDS) == 0 && at.timestamp_subsec_nanos() == 0
         };
-        if within(BY_QUARTERS) && on_quarters(period.from) && on_quarters(period.to) {
+        let by_quarters = if visitors {
+            VISITORS_BY_QUARTERS
+        } else {
+            BY_QUARTERS
+        };
+        if within(by_quarters) && on_quarters(period.from) && on_quarters(period.to) {
             return Self::Quarters;
         }
         let whole = whole_days(period);
@@ -281,6 +288,9 @@ mod tests {
         let country = &[Dimension::Country, Dimension::Device][..];
         for (period, dimensions, granularity, visitors, form) in [
             (&berlin, &[][..], day, true, Form::Quarters),
+            (&berlin, &[Dimension::Outcome], day, true, Form::Quarters),
+            (&berlin, &[Dimension::Program], day, true, Form::Rows),
+            (&berlin, &[Dimension::Program], day, false, Form::Quarters),
             (&odd, &[], none, true, Form::Rows),
             (&odd, &[], none, false, Form::Days { edges: true }),
             (&short, &[], none, false, Form::Rows),

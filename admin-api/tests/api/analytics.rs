@@ -652,8 +652,8 @@ async fn clicks_are_listed_page_by_page_and_found_by_their_id() {
     .into_iter()
     .enumerate()
     {
-        let more = json!({"country": country, "click_random": format!("random-{number}--"), "click_key": 1,
-            "click_tag": "tag12345678", "visitor_id": 255, "signals": signals::DUPLICATE.mask()});
+        let more = json!({"country": country, "click_random": "0123456789", "click_key": 1,
+            "click_tag": format!("tag1234567{number}"), "visitor_id": 255, "signals": signals::DUPLICATE.mask()});
         click_with(&api, &ours, at, more).await;
     }
     let page = async |more: &str| -> Answer {

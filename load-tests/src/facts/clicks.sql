@@ -26,7 +26,7 @@ SELECT
     fromUnixTimestamp64Milli(at_ms, 'UTC'),
     if(cityHash64(link, 'tenant') % 10 < 4, $TENANT, 1000000 + cityHash64(link, 'tenant') % 4),
     1 + cityHash64(link, 'program') % 20, 1 + cityHash64(link, 'affiliate') % 5000, link,
-    randomFixedString(10), 1, randomFixedString(11), cityHash64(visitor, 'visitor'), cityHash64(visitor, 'fingerprint'),
+    toFixedString('', 10), 1, randomFixedString(11), cityHash64(visitor, 'visitor'), cityHash64(visitor, 'fingerprint') % 281474976710656,
     toIPv6(concat('::ffff:', toString(1 + network_dice % 223), '.', toString(intDiv(network_dice, 256) % 256), '.',
            toString(intDiv(network_dice, 65536) % 256), '.', toString(cityHash64(visitor, 'host') % 256))),
     land, concat(land, ' region ', toString(network_dice % 16)), concat(land, ' city ', toString(intDiv(network_dice, 7) % 200)),

@@ -4,11 +4,12 @@
 use std::ops::Range;
 
 use prost::Message as _;
-use tributary_shared::click_token::ClickToken;
+use tributary_shared::click_token::{ClickToken, Place};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Clicks, FetchDest};
 use tributary_shared::ids::LinkId;
 use tributary_shared::secrets::KeyRing;
+use uuid::Uuid;
 
 use crate::dice::roll;
 
@@ -43,8 +44,8 @@ fn dice(what: &str, n: u64) -> u64 {
     roll(1, what, usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-/// The n-th click, at a moment.
-fn click(keys: &KeyRing, n: u64, at_us: i64) -> Click {
+/// The n-th click, at a moment, standing at a place of a journal.
+fn click(keys: &KeyRing, n: u64, at_us: i64, place: Place) -> Click {
     let link = zipf(dice("link", n), 100_000);
     let program = 1 + dice("program", link) % PROGRAMS;
     let tenant = 1 + zipf(dice("tenant", program), TENANTS) % TENANTS;
@@ -77,7 +78,7 @@ fn click(keys: &KeyRing, n: u64, at_us: i64) -> Click {
     let link_id = LinkId(i64::try_from(link).unwrap_or(1));
     let which = usize::try_from(agent % 8).unwrap_or(0);
     Click {
-        click_id: ClickToken::mint(keys, link_id, at).to_string(),
+        click_id: ClickToken::of(keys, link_id, at, place).to_string(),
         received_at_us: at_us,
         tenant_id: tenant,
         program_id: program,
@@ -109,11 +110,15 @@ pub(crate) fn message(
     from_us: i64,
     step_us: i64,
 ) -> Vec<u8> {
-    let clicks = clicks.zip(0..);
+    let made = |((n, step), sequence)| {
+        let place = Place {
+            segment: Uuid::from_bytes(segment),
+            sequence,
+        };
+        click(keys, n, from_us + step_us * step, place)
+    };
     Clicks {
-        clicks: clicks
-            .map(|(n, place)| click(keys, n, from_us + step_us * place))
-            .collect(),
+        clicks: clicks.zip(0..).zip(first_sequence..).map(made).collect(),
         segment_id: segment.to_vec(),
         first_sequence,
     }

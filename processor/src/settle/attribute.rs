@@ -221,7 +221,8 @@ pub(crate) fn attribute(
     strongest_first.sort_by_key(|touch| (touch.evidence, touch.at));
     for touch in strongest_first {
         // The same click, known in two ways, is one touchpoint.
-        let known = |other: &&Touchpoint| other.click_id.is_some() && other.click_id == touch.click_id;
+        let known =
+            |other: &&Touchpoint| other.click_id.is_some() && other.click_id == touch.click_id;
         if !path.iter().any(known) {
             path.push(touch);
         }
@@ -229,7 +230,9 @@ pub(crate) fn attribute(
     path.sort_by(|a, b| (a.at, &a.click_id).cmp(&(b.at, &b.click_id)));
     let counts: Vec<bool> = path
         .iter()
-        .map(|touch| terms(touch.program_id).is_some_and(|terms| in_window(touch, converted_at, terms)))
+        .map(|touch| {
+            terms(touch.program_id).is_some_and(|terms| in_window(touch, converted_at, terms))
+        })
         .collect();
     let leading = (0..path.len())
         .filter(|place| counts[*place])
@@ -243,7 +246,8 @@ pub(crate) fn attribute(
         };
         steps.map(step).collect()
     };
-    let Some((leading, terms)) = leading.and_then(|at| Some((at, terms(path[at].program_id)?))) else {
+    let Some((leading, terms)) = leading.and_then(|at| Some((at, terms(path[at].program_id)?)))
+    else {
         let reason = if path.is_empty() {
             Unattributed::NoClick
         } else {
@@ -266,7 +270,10 @@ pub(crate) fn attribute(
     });
     let mut shares = vec![Decimal::ZERO; path.len()];
     // It refuses no weights, and more of them than a path ever has.
-    for (place, share) in shared.iter().zip(commission::shares(&weights).unwrap_or_default()) {
+    for (place, share) in shared
+        .iter()
+        .zip(commission::shares(&weights).unwrap_or_default())
+    {
         shares[*place] = share;
     }
     Ok(Attribution {
@@ -326,7 +333,10 @@ fn decayed(age_seconds: u64) -> u64 {
             weight = (weight * root) >> 32;
         }
     }
-    weight.checked_shr(u32::try_from(halves).unwrap_or(u32::MAX)).unwrap_or(0).max(1)
+    weight
+        .checked_shr(u32::try_from(halves).unwrap_or(u32::MAX))
+        .unwrap_or(0)
+        .max(1)
 }
 
 #[cfg(test)]
@@ -387,7 +397,10 @@ mod tests {
         ];
         assert_eq!(shares(LastClick, &touches), [(2, WHOLE)]);
         assert_eq!(shares(LastClick, &touches[2..]), [(3, WHOLE)]);
-        assert_eq!(shares(LastClick, &[touches[0].clone(), touches[3].clone()]), [(1, WHOLE)]);
+        assert_eq!(
+            shares(LastClick, &[touches[0].clone(), touches[3].clone()]),
+            [(1, WHOLE)]
+        );
         assert_eq!(shares(LastClick, &touches[3..]), [(4, WHOLE)]);
         let two = [touch(Visitor, 1, -10), touch(Visitor, 2, -20)];
         assert_eq!(shares(LastClick, &two), [(1, WHOLE)]);
@@ -408,11 +421,17 @@ mod tests {
             shares(PositionBased, &touches),
             [(1, 400_000), (2, 100_000), (3, 100_000), (4, 400_000)]
         );
-        assert_eq!(shares(PositionBased, &touches[2..]), [(3, 500_000), (4, 500_000)]);
+        assert_eq!(
+            shares(PositionBased, &touches[2..]),
+            [(3, 500_000), (4, 500_000)]
+        );
         assert_eq!(shares(PositionBased, &touches[3..]), [(4, WHOLE)]);
         // 1/4, 1/2 and 1 of 7/4.
         let decay = [touches[0].clone(), touches[1].clone(), touches[3].clone()];
-        assert_eq!(shares(TimeDecay, &decay), [(1, 142_857), (2, 285_714), (4, 571_429)]);
+        assert_eq!(
+            shares(TimeDecay, &decay),
+            [(1, 142_857), (2, 285_714), (4, 571_429)]
+        );
     }
 
     #[test]
@@ -426,7 +445,8 @@ mod tests {
 
     #[test]
     fn the_window_includes_its_last_second_and_a_fingerprint_has_a_day() {
-        let credited = |evidence, seconds| decide(LastClick, &[touch(evidence, 1, seconds)]).is_ok();
+        let credited =
+            |evidence, seconds| decide(LastClick, &[touch(evidence, 1, seconds)]).is_ok();
         assert!(credited(ClickToken, -WINDOW));
         assert!(!credited(ClickToken, -WINDOW - 1));
         assert!(credited(Visitor, CLOCK_SKEW.num_seconds()));
@@ -443,7 +463,11 @@ mod tests {
     fn a_fingerprint_shares_with_no_better_evidence_and_no_other_program() {
         let mut elsewhere = touch(Visitor, 9, -1);
         elsewhere.program_id = ProgramId(2);
-        let touches = [touch(Fingerprint, 1, -10), touch(ClickToken, 2, -20), elsewhere];
+        let touches = [
+            touch(Fingerprint, 1, -10),
+            touch(ClickToken, 2, -20),
+            elsewhere,
+        ];
         assert_eq!(shares(Linear, &touches), [(2, WHOLE)]);
         assert_eq!(decide(Linear, &touches).unwrap().path.len(), 3);
     }

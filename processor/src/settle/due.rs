@@ -156,7 +156,11 @@ impl Due {
         }
     }
 
-    async fn settle_together(&self, ids: &[Uuid], found: Option<&Found>) -> Result<(), sqlx::Error> {
+    async fn settle_together(
+        &self,
+        ids: &[Uuid],
+        found: Option<&Found>,
+    ) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let ids: Vec<Uuid> = sqlx::query_scalar(
             "SELECT id FROM conversions WHERE id = ANY($1) AND settle_at <= $2 ORDER BY id FOR UPDATE SKIP LOCKED",

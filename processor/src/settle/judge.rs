@@ -98,7 +98,10 @@ const LONG_BEFORE_SECONDS: i64 = 600;
 pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::CLEAR;
     let mut raise = |signal: &'static str, by_default: Action, text: String| {
-        let action = settings.get(signal).and_then(|of| of.action).unwrap_or(by_default);
+        let action = settings
+            .get(signal)
+            .and_then(|of| of.action)
+            .unwrap_or(by_default);
         if action != Action::Off {
             verdict.action = verdict.action.max(action);
             verdict.signals.push(Raised {
@@ -123,11 +126,15 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
     }
     let most = number("address_rate", 10);
     if evidence.from_address > most {
-        let text = format!("{} orders from one address within an hour; more than {most}", evidence.from_address);
+        let text = format!(
+            "{} orders from one address within an hour; more than {most}",
+            evidence.from_address
+        );
         raise("address_rate", Action::Hold, text);
     }
     let least = number("checkout_hijack", 60);
-    if let (Some(since), Some(others)) = (evidence.seconds_since_click, evidence.seconds_since_others)
+    if let (Some(since), Some(others)) =
+        (evidence.seconds_since_click, evidence.seconds_since_others)
         && since < least
         && others >= LONG_BEFORE_SECONDS
     {
@@ -173,43 +180,147 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!(judge(&Settings::new(), &evidence), Verdict::CLEAR);
-        assert_eq!(judge(&Settings::new(), &Evidence::default()), Verdict::CLEAR);
+        assert_eq!(
+            judge(&Settings::new(), &Evidence::default()),
+            Verdict::CLEAR
+        );
     }
 
     #[test]
     fn each_signal_is_raised_at_its_number_and_the_strongest_decides() {
         let cases = [
-            (Evidence { is_own: true, ..Evidence::default() }, Action::Hold, "self_referral"),
-            (Evidence { seconds_since_click: Some(4), ..Evidence::default() }, Action::Flag, "fast_conversion"),
-            (Evidence { from_address: 11, ..Evidence::default() }, Action::Hold, "address_rate"),
             (
-                Evidence { seconds_since_click: Some(59), seconds_since_others: Some(600), ..Evidence::default() },
+                Evidence {
+                    is_own: true,
+                    ..Evidence::default()
+                },
+                Action::Hold,
+                "self_referral",
+            ),
+            (
+                Evidence {
+                    seconds_since_click: Some(4),
+                    ..Evidence::default()
+                },
+                Action::Flag,
+                "fast_conversion",
+            ),
+            (
+                Evidence {
+                    from_address: 11,
+                    ..Evidence::default()
+                },
+                Action::Hold,
+                "address_rate",
+            ),
+            (
+                Evidence {
+                    seconds_since_click: Some(59),
+                    seconds_since_others: Some(600),
+                    ..Evidence::default()
+                },
                 Action::Hold,
                 "checkout_hijack",
             ),
-            (Evidence { is_bot: true, ..Evidence::default() }, Action::Hold, "bot"),
-            (Evidence { click_signals: signals::DUPLICATE.mask(), ..Evidence::default() }, Action::Flag, "duplicate"),
-            (Evidence { click_signals: signals::FLOODING.mask(), ..Evidence::default() }, Action::Hold, "flooding"),
-            (Evidence { click_signals: signals::DATA_CENTRE.mask(), ..Evidence::default() }, Action::Flag, "data_centre"),
-            (Evidence { click_signals: signals::COOKIE_STUFFING.mask(), ..Evidence::default() }, Action::Hold, "cookie_stuffing"),
-            (Evidence { click_signals: signals::PREFETCH.mask(), ..Evidence::default() }, Action::Flag, "prefetch"),
-            (Evidence { blocked: vec!["x".into()], ..Evidence::default() }, Action::Reject, "blocked"),
+            (
+                Evidence {
+                    is_bot: true,
+                    ..Evidence::default()
+                },
+                Action::Hold,
+                "bot",
+            ),
+            (
+                Evidence {
+                    click_signals: signals::DUPLICATE.mask(),
+                    ..Evidence::default()
+                },
+                Action::Flag,
+                "duplicate",
+            ),
+            (
+                Evidence {
+                    click_signals: signals::FLOODING.mask(),
+                    ..Evidence::default()
+                },
+                Action::Hold,
+                "flooding",
+            ),
+            (
+                Evidence {
+                    click_signals: signals::DATA_CENTRE.mask(),
+                    ..Evidence::default()
+                },
+                Action::Flag,
+                "data_centre",
+            ),
+            (
+                Evidence {
+                    click_signals: signals::COOKIE_STUFFING.mask(),
+                    ..Evidence::default()
+                },
+                Action::Hold,
+                "cookie_stuffing",
+            ),
+            (
+                Evidence {
+                    click_signals: signals::PREFETCH.mask(),
+                    ..Evidence::default()
+                },
+                Action::Flag,
+                "prefetch",
+            ),
+            (
+                Evidence {
+                    blocked: vec!["x".into()],
+                    ..Evidence::default()
+                },
+                Action::Reject,
+                "blocked",
+            ),
         ];
         for (evidence, action, signal) in cases {
             assert_eq!(raised(json!({}), &evidence), (action, vec![signal]));
-            assert_eq!(raised(json!({signal: {"action": "off"}}), &evidence), (Action::Off, vec![]));
-            assert_eq!(raised(json!({signal: {"action": "reject"}}), &evidence), (Action::Reject, vec![signal]));
+            assert_eq!(
+                raised(json!({signal: {"action": "off"}}), &evidence),
+                (Action::Off, vec![])
+            );
+            assert_eq!(
+                raised(json!({signal: {"action": "reject"}}), &evidence),
+                (Action::Reject, vec![signal])
+            );
         }
         for quiet in [
-            Evidence { seconds_since_click: Some(5), ..Evidence::default() },
-            Evidence { from_address: 10, ..Evidence::default() },
-            Evidence { seconds_since_click: Some(60), seconds_since_others: Some(600), ..Evidence::default() },
-            Evidence { seconds_since_click: Some(50), seconds_since_others: Some(599), ..Evidence::default() },
+            Evidence {
+                seconds_since_click: Some(5),
+                ..Evidence::default()
+            },
+            Evidence {
+                from_address: 10,
+                ..Evidence::default()
+            },
+            Evidence {
+                seconds_since_click: Some(60),
+                seconds_since_others: Some(600),
+                ..Evidence::default()
+            },
+            Evidence {
+                seconds_since_click: Some(50),
+                seconds_since_others: Some(599),
+                ..Evidence::default()
+            },
         ] {
             assert_eq!(raised(json!({}), &quiet).0, Action::Off, "{quiet:?}");
         }
-        let both = Evidence { seconds_since_click: Some(9), is_bot: true, ..Evidence::default() };
+        let both = Evidence {
+            seconds_since_click: Some(9),
+            is_bot: true,
+            ..Evidence::default()
+        };
         let strict = json!({"fast_conversion": {"number": 10, "action": "reject"}});
-        assert_eq!(raised(strict, &both), (Action::Reject, vec!["fast_conversion", "bot"]));
+        assert_eq!(
+            raised(strict, &both),
+            (Action::Reject, vec!["fast_conversion", "bot"])
+        );
     }
 }

@@ -9,7 +9,9 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
-use tributary_shared::commission::{self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version};
+use tributary_shared::commission::{
+    self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
+};
 use tributary_shared::customers::CustomerHash;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
@@ -251,7 +253,8 @@ pub(super) async fn evidence(
         known.coupons = rows.into_iter().map(coupon).collect();
     }
     if !customers.is_empty() {
-        let (tenants, hashes): (Vec<TenantId>, Vec<CustomerHash>) = customers.iter().copied().unzip();
+        let (tenants, hashes): (Vec<TenantId>, Vec<CustomerHash>) =
+            customers.iter().copied().unzip();
         let rows: Vec<(TenantId, CustomerHash)> = sqlx::query_as(
             "SELECT tenant_id, customer_id FROM erasures
              WHERE (tenant_id, customer_id) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[]))",
@@ -431,7 +434,11 @@ pub(super) async fn blocked(
     .await?;
     let text = |(place, kind, value, reason): (i64, String, String, String)| {
         let kind = kind.replace('_', " ");
-        let because = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+        let because = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(" ({reason})")
+        };
         (place, format!("{kind} {value} is blocked{because}"))
     };
     Ok(rows.into_iter().map(text).collect())

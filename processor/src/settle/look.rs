@@ -158,7 +158,16 @@ pub(super) async fn look(
     let (Some(first), Some(last)) = (times().min(), times().max()) else {
         return Ok(Found::default());
     };
-    let mut by_visitor = others(facts, tenant, "visitor_id", &visitors, VISITORS_CLICKS, first - window, last).await?;
+    let mut by_visitor = others(
+        facts,
+        tenant,
+        "visitor_id",
+        &visitors,
+        VISITORS_CLICKS,
+        first - window,
+        last,
+    )
+    .await?;
     let mut by_fingerprint = others(
         facts,
         tenant,
@@ -170,7 +179,12 @@ pub(super) async fn look(
     )
     .await?;
 
-    note_blocked(postgres, tenant, by_visitor.iter_mut().chain(&mut by_fingerprint)).await?;
+    note_blocked(
+        postgres,
+        tenant,
+        by_visitor.iter_mut().chain(&mut by_fingerprint),
+    )
+    .await?;
 
     let mut found = Found::default();
     for (id, reports) in reports {
@@ -186,10 +200,16 @@ pub(super) async fn look(
             let facts = click.and_then(|id| Some((id.to_owned(), named.get(id)?.facts())));
             one.named.extend(facts);
             let (visitors, fingerprint) = said(report);
-            let of_visitor = by_visitor.iter().filter(|c| visitors.contains(&c.visitor_id));
-            one.touchpoints.extend(of_visitor.map(|c| touchpoint(c, Evidence::Visitor)));
-            let alike = by_fingerprint.iter().filter(|c| Some(c.fingerprint) == fingerprint);
-            one.touchpoints.extend(alike.map(|c| touchpoint(c, Evidence::Fingerprint)));
+            let of_visitor = by_visitor
+                .iter()
+                .filter(|c| visitors.contains(&c.visitor_id));
+            one.touchpoints
+                .extend(of_visitor.map(|c| touchpoint(c, Evidence::Visitor)));
+            let alike = by_fingerprint
+                .iter()
+                .filter(|c| Some(c.fingerprint) == fingerprint);
+            one.touchpoints
+                .extend(alike.map(|c| touchpoint(c, Evidence::Fingerprint)));
         }
         found.0.insert(*id, one);
     }
@@ -211,7 +231,10 @@ async fn note_blocked(
             (place, "referrer", click.referrer_domain.clone()),
         ]
     };
-    let asked = clicks.iter().enumerate().flat_map(|(place, click)| of(place, click));
+    let asked = clicks
+        .iter()
+        .enumerate()
+        .flat_map(|(place, click)| of(place, click));
     let asked: Vec<_> = asked
         .filter(|(.., value)| !value.is_empty())
         .map(|(place, kind, value)| Suspect {
@@ -223,7 +246,9 @@ async fn note_blocked(
         .collect();
     let mut clicks = clicks;
     for (place, text) in load::blocked(&mut *postgres.acquire().await?, &asked).await? {
-        let click = usize::try_from(place).ok().and_then(|place| clicks.get_mut(place));
+        let click = usize::try_from(place)
+            .ok()
+            .and_then(|place| clicks.get_mut(place));
         if let Some(click) = click {
             click.blocked.push(text);
         }
@@ -253,7 +278,10 @@ async fn clicks_named(
         .bind(&ids)
         .fetch_all()
         .await?;
-    Ok(rows.into_iter().map(|row| (row.click_id.clone(), row)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.click_id.clone(), row))
+        .collect())
 }
 
 async fn others(

@@ -115,7 +115,11 @@ impl Settler {
         load::programs(connection, &mut known, &self.rules, &programs).await?;
         for case in &mut cases {
             // The model stays the one by which it was shared out first.
-            let model = case.before.model.as_deref().and_then(|model| model.parse().ok());
+            let model = case
+                .before
+                .model
+                .as_deref()
+                .and_then(|model| model.parse().ok());
             let terms = |program| {
                 let terms = known.programs.get(&program)?.terms;
                 Some(Terms {
@@ -129,7 +133,9 @@ impl Settler {
                 reason => (reason, path),
             });
         }
-        let credited = cases.iter().filter_map(|case| case.attribution.as_ref().ok());
+        let credited = cases
+            .iter()
+            .filter_map(|case| case.attribution.as_ref().ok());
         let credited: BTreeSet<AffiliateId> = credited
             .flat_map(|attribution| attribution.shares())
             .map(|(affiliate, _)| affiliate)
@@ -147,7 +153,8 @@ impl Settler {
             let is_new = new_customers.get(&case.before.id).copied().flatten();
             let priced = match &case.attribution {
                 Ok(attribution) => {
-                    let pricing = Pricing::of(&known, case.before, &case.order, attribution, is_new);
+                    let pricing =
+                        Pricing::of(&known, case.before, &case.order, attribution, is_new);
                     if pricing.needs_history() {
                         write(connection, &mut unwritten, &known, ids, now).await?;
                     }
@@ -156,7 +163,14 @@ impl Settler {
                 Err(_) => Outcome::default(),
             };
             let before = known.commissions.get(&case.before.id).map(Vec::as_slice);
-            let conversion = conclude(case, priced, before.unwrap_or_default(), &known, is_new, now);
+            let conversion = conclude(
+                case,
+                priced,
+                before.unwrap_or_default(),
+                &known,
+                is_new,
+                now,
+            );
             settled.push(conversion.attribution);
             unwritten.push(conversion);
         }
@@ -176,7 +190,12 @@ impl Settler {
             let click = report.click_id.as_deref();
             let verified = click.and_then(|id| click_token::verify(&self.keys, id).ok());
             links.extend(verified.map(|click| click.link));
-            coupons.extend(report.coupon.as_ref().map(|code| (report.tenant_id, code.to_lowercase())));
+            coupons.extend(
+                report
+                    .coupon
+                    .as_ref()
+                    .map(|code| (report.tenant_id, code.to_lowercase())),
+            );
             customers.extend(report.customer_id.map(|id| (report.tenant_id, id)));
         }
         load::evidence(connection, known, &links, &coupons, &customers).await
@@ -196,7 +215,9 @@ impl Settler {
         let kept = || before.steps().into_iter().map(|step| step.touchpoint);
         let clicks: BTreeMap<String, ClickFacts> = match found {
             Some(found) => found.named.clone(),
-            None => kept().filter_map(|touch| touch.click_id.zip(touch.facts)).collect(),
+            None => kept()
+                .filter_map(|touch| touch.click_id.zip(touch.facts))
+                .collect(),
         };
         let mut touchpoints = Vec::new();
         let mut unusable = None;
@@ -234,9 +255,11 @@ impl Settler {
         tenant: TenantId,
         known: &Known,
     ) -> Result<Touchpoint, Unattributed> {
-        let click =
-            click_token::verify(&self.keys, id).map_err(|_| Unattributed::BadClickToken)?;
-        let link = known.links.get(&click.link).ok_or(Unattributed::UnknownLink)?;
+        let click = click_token::verify(&self.keys, id).map_err(|_| Unattributed::BadClickToken)?;
+        let link = known
+            .links
+            .get(&click.link)
+            .ok_or(Unattributed::UnknownLink)?;
         if link.tenant_id != tenant {
             return Err(Unattributed::OtherTenant);
         }
@@ -265,10 +288,15 @@ async fn judge_all(
             continue;
         };
         let (tenant, order) = (case.before.tenant_id, &case.order);
-        let address = order.address.map(|address| address.to_canonical().to_string());
+        let address = order
+            .address
+            .map(|address| address.to_canonical().to_string());
         let customer = order.customer_id.map(hex::encode);
         let values = [
-            ("affiliate", Some(attribution.leading().affiliate_id.to_string())),
+            (
+                "affiliate",
+                Some(attribution.leading().affiliate_id.to_string()),
+            ),
             ("address", address.clone()),
             ("customer", customer),
             ("email_domain", order.email_domain.map(str::to_owned)),
@@ -295,7 +323,9 @@ async fn judge_all(
         let Some(program) = known.programs.get(&leading.program_id) else {
             continue;
         };
-        let mine = blocked.iter().filter(|(of, _)| usize::try_from(*of) == Ok(place));
+        let mine = blocked
+            .iter()
+            .filter(|(of, _)| usize::try_from(*of) == Ok(place));
         let facts = leading.facts.as_ref();
         let of_click = facts.map(|facts| facts.blocked.clone()).unwrap_or_default();
         let is_click = leading.evidence != Evidence::Coupon;
@@ -318,11 +348,17 @@ async fn judge_all(
 
 /// Whether the customer is called as the affiliate's e-mail address.
 fn is_own(case: &Case<'_>, affiliate: AffiliateId, known: &Known) -> bool {
-    let email = known.affiliates.get(&affiliate).and_then(|of| of.email.as_deref());
-    case.order.customer_id.zip(email).is_some_and(|(customer, email)| {
-        let hash = |name: &str| customer_hash(case.before.tenant_id, name);
-        customer == hash(email) || customer == hash(&email.to_lowercase())
-    })
+    let email = known
+        .affiliates
+        .get(&affiliate)
+        .and_then(|of| of.email.as_deref());
+    case.order
+        .customer_id
+        .zip(email)
+        .is_some_and(|(customer, email)| {
+            let hash = |name: &str| customer_hash(case.before.tenant_id, name);
+            customer == hash(email) || customer == hash(&email.to_lowercase())
+        })
 }
 
 /// Whose orders these are, and whether he is new: the merchant's word, else whether no earlier conversion of his is known.
@@ -396,8 +432,8 @@ fn conclude<'k>(
         case.verdict.action >= Action::Hold && !known.decisions.contains_key(&before.id);
     let leading = case.attribution.as_ref().ok().map(Attribution::leading);
     let program = leading.and_then(|touch| known.programs.get(&touch.program_id));
-    let hold_until = order.converted_at
-        + TimeDelta::seconds(program.map_or(0, |program| program.hold_seconds));
+    let hold_until =
+        order.converted_at + TimeDelta::seconds(program.map_or(0, |program| program.hold_seconds));
     let looked = case.looks >= look::DONE;
     let over = looked && !waits_for_a_person && (status == Status::Approved || hold_until <= now);
     let hold = if over { Hold::Over } else { Hold::Held };
@@ -406,7 +442,7 @@ fn conclude<'k>(
         && !over
         && !waits_for_a_person
         && !matches!(status, Status::Rejected | Status::Refunded))
-        .then_some(hold_until.max(now));
+    .then_some(hold_until.max(now));
     let settle_at = match (next_look, end_of_hold) {
         (Some(look), _) => Some(look),
         (None, end) => end,
@@ -444,7 +480,14 @@ fn conclude<'k>(
         verdict: &case.verdict,
         settle_at,
         looks: case.looks,
-        commissions: stand(case, priced.commissions, commissions, status, hold, hold_until),
+        commissions: stand(
+            case,
+            priced.commissions,
+            commissions,
+            status,
+            hold,
+            hold_until,
+        ),
     }
 }
 
@@ -466,7 +509,10 @@ fn stand(
                 && c.part == priced.part
                 && c.currency == priced.currency.code()
         };
-        let before = left.iter().position(same).map(|place| left.swap_remove(place));
+        let before = left
+            .iter()
+            .position(same)
+            .map(|place| left.swap_remove(place));
         let worth = match status {
             Status::Rejected => Decimal::ZERO,
             _ => after_refund(priced.gross, order.amount, order.refunded, priced.currency),
@@ -512,7 +558,11 @@ fn state(
     let gone = target.in_payout + target.paid;
     let open = target.pending + target.available;
     if worth.is_zero() && (!gross.is_zero() || status == Status::Rejected) {
-        return if gone.is_zero() { "rejected" } else { "clawed_back" };
+        return if gone.is_zero() {
+            "rejected"
+        } else {
+            "clawed_back"
+        };
     }
     if open.is_zero() && !target.paid.is_zero() && target.in_payout.is_zero() {
         return "paid";

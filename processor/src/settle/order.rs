@@ -69,7 +69,10 @@ impl<'r> Order<'r> {
         let mut note = None;
         let mut refunded = Decimal::ZERO;
         let mut all = false;
-        for refund in merchants.iter().filter(|r| r.status == Some(Status::Refunded)) {
+        for refund in merchants
+            .iter()
+            .filter(|r| r.status == Some(Status::Refunded))
+        {
             match refund.money {
                 None => all = true,
                 Some(money) if Some(money.currency()) == currency => refunded += money.amount(),
@@ -156,7 +159,11 @@ mod tests {
     /// Status, amount and what was refunded.
     fn told(reports: &[Report]) -> (Status, String, String) {
         let order = Order::of(reports).unwrap();
-        (order.status, order.amount.to_string(), order.refunded.to_string())
+        (
+            order.status,
+            order.amount.to_string(),
+            order.refunded.to_string(),
+        )
     }
 
     fn is(status: Status, amount: &str, refunded: &str) -> (Status, String, String) {
@@ -168,11 +175,20 @@ mod tests {
         let first = report(Postback, 1, None, "10.00");
         assert_eq!(told(&[first.clone()]), is(Pending, "10.00", "0"));
         let more = report(Postback, 2, None, "12.50");
-        assert_eq!(told(&[more.clone(), first.clone()]), is(Pending, "12.50", "0"));
+        assert_eq!(
+            told(&[more.clone(), first.clone()]),
+            is(Pending, "12.50", "0")
+        );
         let approved = report(Postback, 3, Some(Approved), "");
-        assert_eq!(told(&[approved.clone(), first.clone()]), is(Approved, "10.00", "0"));
+        assert_eq!(
+            told(&[approved.clone(), first.clone()]),
+            is(Approved, "10.00", "0")
+        );
         let rejected = report(Postback, 4, Some(Rejected), "");
-        assert_eq!(told(&[first, approved, rejected]), is(Rejected, "10.00", "0"));
+        assert_eq!(
+            told(&[first, approved, rejected]),
+            is(Rejected, "10.00", "0")
+        );
     }
 
     #[test]
@@ -180,7 +196,10 @@ mod tests {
         let forged = report(Event, 1, Some(Approved), "999.00");
         assert_eq!(told(&[forged.clone()]), is(Pending, "999.00", "0"));
         let real = report(Postback, 5, None, "10.00");
-        assert_eq!(told(&[forged.clone(), real.clone()]), is(Pending, "10.00", "0"));
+        assert_eq!(
+            told(&[forged.clone(), real.clone()]),
+            is(Pending, "10.00", "0")
+        );
         let refund = report(Event, 6, Some(Refunded), "10.00");
         assert_eq!(told(&[real, refund]), is(Pending, "10.00", "0"));
         let later = report(Event, 7, Some(Lead), "1.00");
@@ -193,7 +212,10 @@ mod tests {
         let three = report(Postback, 2, Some(Refunded), "3.00");
         let eight = report(Postback, 3, Some(Refunded), "8.00");
         let all = report(Postback, 4, Some(Refunded), "");
-        assert_eq!(told(&[order.clone(), three.clone()]), is(Approved, "10.00", "3.00"));
+        assert_eq!(
+            told(&[order.clone(), three.clone()]),
+            is(Approved, "10.00", "3.00")
+        );
         assert_eq!(
             told(&[eight, order.clone(), three.clone()]),
             is(Refunded, "10.00", "10.00")
@@ -210,7 +232,10 @@ mod tests {
         refund.money = Some(Money::parse("3.00", "USD").unwrap());
         let reports = [order, refund];
         let order = Order::of(&reports).unwrap();
-        assert_eq!((order.refunded, order.note), (Decimal::ZERO, Some(REFUND_CURRENCY)));
+        assert_eq!(
+            (order.refunded, order.note),
+            (Decimal::ZERO, Some(REFUND_CURRENCY))
+        );
     }
 
     proptest! {

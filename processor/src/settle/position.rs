@@ -105,7 +105,10 @@ mod tests {
         let held = NOTHING.target(dec!(10), Hold::Held);
         assert_eq!(NOTHING.moves(&held), [("pending", dec!(10))]);
         let over = held.target(dec!(10), Hold::Over);
-        assert_eq!(held.moves(&over), [("pending", dec!(-10)), ("available", dec!(10))]);
+        assert_eq!(
+            held.moves(&over),
+            [("pending", dec!(-10)), ("available", dec!(10))]
+        );
         assert!(over.moves(&over.target(dec!(10), Hold::Over)).is_empty());
     }
 
@@ -122,9 +125,16 @@ mod tests {
             paid: dec!(7),
             ..NOTHING
         };
-        assert!(settled.moves(&settled.target(dec!(7), Hold::Over)).is_empty());
+        assert!(
+            settled
+                .moves(&settled.target(dec!(7), Hold::Over))
+                .is_empty()
+        );
         // The refund was a mistake.
-        assert_eq!(debt.moves(&debt.target(dec!(10), Hold::Over)), [("clawback", dec!(3))]);
+        assert_eq!(
+            debt.moves(&debt.target(dec!(10), Hold::Over)),
+            [("clawback", dec!(3))]
+        );
         assert_eq!(settled.target(dec!(10), Hold::Over).available, dec!(3));
     }
 

@@ -6,8 +6,8 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tributary_shared::commission::{
-    self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need, Needs, Occasion, Part, RuleSet, SHARE_DIGITS,
-    Share, Step, needs, price,
+    self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need,
+    Needs, Occasion, Part, RuleSet, SHARE_DIGITS, Share, Step, needs, price,
 };
 use tributary_shared::ids::{AffiliateId, ProgramId};
 use tributary_shared::money::{Currency, Money};
@@ -62,7 +62,12 @@ impl Priced {
 
     /// The commission's id: the same at each replay.
     pub(super) fn id(&self, conversion: Uuid) -> Uuid {
-        let name = format!("{}\n{}\n{}", self.affiliate_id, self.part, self.currency.code());
+        let name = format!(
+            "{}\n{}\n{}",
+            self.affiliate_id,
+            self.part,
+            self.currency.code()
+        );
         Uuid::new_v5(&conversion, name.as_bytes())
     }
 }
@@ -133,7 +138,11 @@ impl<'k> Pricing<'k> {
             return Ok(outcome); // the merchant has not said yet what it is worth
         }
         let rules = program.rules.at(self.rules_at());
-        let weights: Vec<u64> = self.shares.iter().map(|(_, share)| millionths(*share)).collect();
+        let weights: Vec<u64> = self
+            .shares
+            .iter()
+            .map(|(_, share)| millionths(*share))
+            .collect();
         for (place, (id, _)) in self.shares.iter().enumerate() {
             let affiliate = self.affiliate(*id);
             let occasion = Occasion {
@@ -143,7 +152,14 @@ impl<'k> Pricing<'k> {
             let priced = match needs(&rules, pays, &occasion, &affiliate) {
                 Ok(needs) => {
                     let figures = self.figures(connection, &needs, *id, pays.currency).await?;
-                    price(&rules, pays, &occasion, &affiliate, &self.above(*id), &figures)
+                    price(
+                        &rules,
+                        pays,
+                        &occasion,
+                        &affiliate,
+                        &self.above(*id),
+                        &figures,
+                    )
                 }
                 Err(error) => Err(error),
             };
@@ -158,7 +174,11 @@ impl<'k> Pricing<'k> {
 
     fn take(&self, priced: commission::Priced, outcome: &mut Outcome) {
         if priced.commissions.is_empty() && !priced.left_out.is_empty() {
-            let why: Vec<&str> = priced.left_out.iter().map(|step| step.text.as_str()).collect();
+            let why: Vec<&str> = priced
+                .left_out
+                .iter()
+                .map(|step| step.text.as_str())
+                .collect();
             outcome.note = Some(why.join("; "));
         }
         for commission in priced.commissions {
@@ -171,7 +191,9 @@ impl<'k> Pricing<'k> {
             let same = |other: &&mut Priced| {
                 other.affiliate_id == commission.affiliate && other.part == part
             };
-            let basis = commission.basis.map_or(Decimal::ZERO, |basis| basis.amount());
+            let basis = commission
+                .basis
+                .map_or(Decimal::ZERO, |basis| basis.amount());
             if let Some(other) = outcome.commissions.iter_mut().find(same) {
                 other.gross += commission.amount.amount();
                 other.basis += basis;
@@ -232,7 +254,12 @@ impl<'k> Pricing<'k> {
             match need {
                 Need::Volume { by, period } => {
                     let (revenue, orders) = self
-                        .volume(connection, affiliate, currency, period.start(self.occasion.at))
+                        .volume(
+                            connection,
+                            affiliate,
+                            currency,
+                            period.start(self.occasion.at),
+                        )
                         .await?;
                     let volume = match by {
                         Measure::Revenue => revenue,
@@ -387,7 +414,10 @@ fn looks_at_history(need: &Need) -> bool {
 pub(super) fn looks_back(rules: &RuleSet, at: DateTime<Utc>) -> bool {
     rules.at(at).iter().any(|version| {
         let rule = version.rule.document();
-        rule.tiers.is_some() || rule.cap.is_some() || rule.recurring.is_some() || rule.bonus.is_some()
+        rule.tiers.is_some()
+            || rule.cap.is_some()
+            || rule.recurring.is_some()
+            || rule.bonus.is_some()
     })
 }
 
@@ -398,7 +428,9 @@ fn occasion(
     click: Option<&ClickFacts>,
     new_customer: Option<bool>,
 ) -> Occasion {
-    let amount = order.currency.and_then(|currency| Money::new(order.amount, currency).ok());
+    let amount = order
+        .currency
+        .and_then(|currency| Money::new(order.amount, currency).ok());
     // A lead earns as a lead until it becomes more.
     let event = match order.status {
         Status::Lead => "lead",

@@ -179,7 +179,11 @@ pub(super) async fn write(
     write_conversions(connection, conversions).await?;
     let commissions: Vec<(&Conversion<'_>, &Commission)> = conversions
         .iter()
-        .flat_map(|of| of.commissions.iter().map(move |commission| (of, commission)))
+        .flat_map(|of| {
+            of.commissions
+                .iter()
+                .map(move |commission| (of, commission))
+        })
         .filter(|(_, commission)| commission.changed())
         .collect();
     write_commissions(connection, &commissions).await?;
@@ -206,7 +210,10 @@ pub(super) async fn write(
         // Nobody is told of an order of which nobody has said yet what it is worth.
         let is_told = of.changed() && of.currency.is_some();
         events.extend(is_told.then(|| (tenant, of.event())));
-        let changed = of.commissions.iter().filter(|commission| commission.changed());
+        let changed = of
+            .commissions
+            .iter()
+            .filter(|commission| commission.changed());
         events.extend(changed.map(|commission| (tenant, commission.event(of))));
     }
     let (tenants, payloads): (Vec<TenantId>, Vec<Vec<u8>>) = events
@@ -350,7 +357,9 @@ async fn write_commissions(
 ) -> Result<(), sqlx::Error> {
     type Row<'r> = (&'r Conversion<'r>, &'r Commission);
     fn column<T>(of: &[Row<'_>], value: impl Fn(&Conversion<'_>, &Commission) -> T) -> Vec<T> {
-        of.iter().map(|(of, commission)| value(of, commission)).collect()
+        of.iter()
+            .map(|(of, commission)| value(of, commission))
+            .collect()
     }
     if commissions.is_empty() {
         return Ok(());

@@ -12,7 +12,8 @@ async fn shape(world: &World, table: &str) -> Vec<String> {
         "SELECT concat(name, ' ', type, ' ', default_kind, ' ', default_expression, ' ', compression_codec) FROM system.columns
          WHERE database = currentDatabase() AND table = ? ORDER BY position",
         "SELECT concat(replaceOne(engine, 'Replicated', ''), ' ', partition_key, ' ', sorting_key, ' ',
-                       extract(create_table_query, 'TTL (.*) SETTINGS')) FROM system.tables
+                       extract(create_table_query, 'TTL (.*) SETTINGS'), ' ',
+                       extract(create_table_query, 'default_compression_codec = ..ZSTD.1...')) FROM system.tables
          WHERE database = currentDatabase() AND name = ?",
         "SELECT concat(name, ' ', query) FROM system.projections
          WHERE database = currentDatabase() AND table = ? ORDER BY name",
@@ -29,7 +30,7 @@ fn alone(statement: &str, table: &str) -> String {
     statement
         .replace(" ON CLUSTER '{cluster}'", "")
         .replace(&path, "")
-        .replace("SETTINGS replicated_deduplication_window = 0", "")
+        .replace("replicated_deduplication_window = 0, ", "")
         .replace("Replicated", "")
         .replace("(, version)", "(version)")
 }

@@ -177,10 +177,11 @@ async fn what_comes_to_nothing_is_no_commission_and_says_why() {
         .publish_conversion(&order(&world, &shop, "Z", "0.04", &click))
         .await;
     wait_until(async || world.count(RECORDED).await == 1).await;
-    let note: String = sqlx::query_scalar("SELECT note FROM conversions WHERE affiliate_id IS NOT NULL")
-        .fetch_one(&world.pool)
-        .await
-        .unwrap();
+    let note: String =
+        sqlx::query_scalar("SELECT note FROM conversions WHERE affiliate_id IS NOT NULL")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
     assert!(note.contains("0.004 USD"), "{note}");
     assert_eq!(world.count("SELECT count(*) FROM commissions").await, 0);
     assert_eq!(world.count("SELECT count(*) FROM ledger_entries").await, 0);

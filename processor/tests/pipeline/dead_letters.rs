@@ -10,8 +10,8 @@ use rdkafka::message::Headers as _;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tributary_processor::{Cli, Tool};
 use tributary_processor::dead_letters_command::{self, CommandError};
+use tributary_processor::{Cli, Tool};
 use tributary_shared::engines::kafka;
 use tributary_shared::events::{Click, Conversion, Topic};
 

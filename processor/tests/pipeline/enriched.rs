@@ -201,6 +201,8 @@ async fn a_changed_retention_reaches_the_clicks_that_are_stored() {
     processor.stop().await;
 }
 
+const VISITORS: &str = "count(), uniqCombined64If(12)(visitor_id, visitor_id != 0 AND is_bot = 0)";
+
 /// Each rollup, asked with and without what was summed beforehand.
 #[tokio::test]
 async fn rollups_say_what_the_facts_say() {
@@ -212,11 +214,32 @@ async fn rollups_say_what_the_facts_say() {
     }
     wait_until(async || stored(&world).await == (100, 100)).await;
     processor.stop().await;
+    compare_rollups(&world, &shop).await;
+
+    // Without one of the visitors.
+    world
+        .facts
+        .query("ALTER TABLE clicks UPDATE visitor_id = 0, address = toIPv6('::') WHERE visitor_id = 0x0303030303030303")
+        .with_setting("mutations_sync", "2")
+        .execute()
+        .await
+        .unwrap();
+    compare_rollups(&world, &shop).await;
+    let visitors = format!(
+        "SELECT toString(sum(number)) FROM (SELECT {VISITORS} AS number, is_bot FROM clicks WHERE tenant_id = {} GROUP BY is_bot)",
+        shop.tenant
+    )
+    .replace("count(), ", "");
+    assert_eq!(texts(&world, &visitors).await, ["6"]);
+}
+
+async fn compare_rollups(world: &World, shop: &Shop) {
     for (rollup, keys, measures) in [
+        ("visitors", "toStartOfFifteenMinutes(received_at)", VISITORS),
         (
             "by_time",
-            "toStartOfFifteenMinutes(received_at)",
-            "count(), uniqCombined64If(12)(visitor_id, visitor_id != 0)",
+            "toStartOfFifteenMinutes(received_at), program_id",
+            "count()",
         ),
         ("by_link", "toStartOfDay(received_at), link_id", "count()"),
         (
@@ -240,13 +263,13 @@ async fn rollups_say_what_the_facts_say() {
              WHERE tenant_id = {} AND outcome != 4 GROUP BY {keys}, is_bot ORDER BY ALL",
             shop.tenant
         );
-        let plan = texts(&world, &format!("EXPLAIN {question}"))
+        let plan = texts(world, &format!("EXPLAIN {question}"))
             .await
             .join("\n");
         assert!(plan.contains(&format!("({rollup})")), "{rollup}: {plan}");
-        let summed = texts(&world, &question).await;
+        let summed = texts(world, &question).await;
         let counted = texts(
-            &world,
+            world,
             &format!("{question} SETTINGS optimize_use_projections = 0"),
         )
         .await;

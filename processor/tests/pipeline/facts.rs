@@ -8,10 +8,11 @@ use chrono::TimeDelta;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tributary_shared::click_token::ClickToken;
+use tributary_shared::click_token::{ClickToken, Place};
 use tributary_shared::clock::event_time;
 use tributary_shared::events::{Click, Outcome, Topic};
 use tributary_shared::ids::LinkId;
+use uuid::Uuid;
 
 use crate::support::{CLICK_PARTITIONS, Shop, World, apply, keys, message, wait_for, wait_until};
 
@@ -431,6 +432,42 @@ async fn a_kafka_that_begins_anew_loses_nothing() {
     assert_eq!(stored(&world).await, (2, 2));
 }
 
+/// What the redirector makes of a click's name and what ClickHouse does are the same bytes.
+#[tokio::test]
+async fn a_click_id_is_put_together_from_the_clicks_name() {
+    let world = World::create().await;
+    let shop = world.shop("names").await;
+    let processor = world.processor(|_| {}).await;
+    let mut expected = Vec::new();
+    for segment in (0..20).map(|_| Uuid::new_v4()) {
+        let named = |sequence| {
+            let (click, place) = (click(&world, &shop), Place { segment, sequence });
+            let at = event_time(click.received_at_us).unwrap();
+            Click {
+                click_id: ClickToken::of(&keys(), shop.link, at, place).to_string(),
+                ..click
+            }
+        };
+        // Of another place, and of none.
+        let clicks = [named(70_000), named(70_001), named(7), click(&world, &shop)];
+        world.publish_clicks(segment, 70_000, &clicks).await;
+        for (click, is_named) in clicks.iter().zip([1_u8, 1, 0, 0]) {
+            expected.push((click.click_id.clone(), is_named));
+        }
+    }
+    wait_until(async || stored(&world).await.0 == 80).await;
+    let mut rows: Vec<(String, u8)> = world
+        .facts
+        .query("SELECT click_id, click_random = toFixedString('', 10) FROM clicks")
+        .fetch_all()
+        .await
+        .unwrap();
+    rows.sort();
+    expected.sort();
+    assert_eq!(rows, expected);
+    processor.stop().await;
+}
+
 /// Clicks that were stored before their table got its present order and columns.
 #[tokio::test]
 async fn older_clicks_are_taken_into_the_new_table() {
@@ -464,28 +501,24 @@ async fn older_clicks_are_taken_into_the_new_table() {
         .execute()
         .await
         .unwrap();
-    for _ in 0..2 {
+    for migration in [
+        include_str!("../../../shared/migrations/clickhouse/0003_clicks_next.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0004_clicks_drop.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0005_clicks_rename.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0009_clicks_next.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0010_clicks_drop.sql"),
+        include_str!("../../../shared/migrations/clickhouse/0011_clicks_rename.sql"),
+    ] {
         // Cut short and begun again.
-        apply(
-            &facts,
-            include_str!("../../../shared/migrations/clickhouse/0003_clicks_next.sql"),
-        )
-        .await;
+        apply(&facts, migration).await;
+        apply(&facts, migration).await;
     }
-    for _ in 0..2 {
-        apply(
-            &facts,
-            include_str!("../../../shared/migrations/clickhouse/0004_clicks_drop.sql"),
-        )
-        .await;
-    }
-    for _ in 0..2 {
-        apply(
-            &facts,
-            include_str!("../../../shared/migrations/clickhouse/0005_clicks_rename.sql"),
-        )
-        .await;
-    }
+    let fingerprint: u64 = facts
+        .query("SELECT fingerprint FROM clicks WHERE outcome = 0")
+        .fetch_one()
+        .await
+        .unwrap();
+    assert_eq!(fingerprint.to_le_bytes(), *b"abcdef\0\0");
     let rows: Vec<(String, String, u8)> = facts
         .query("SELECT click_id, lower(hex(visitor_id)), outcome FROM clicks ORDER BY outcome")
         .fetch_all()

@@ -153,7 +153,10 @@ async fn whatever_the_order_of_reports_the_ledger_ends_the_same() {
             ..report(&world, &shop, order_id, "80.00")
         };
         let more = report(&world, &shop, order_id, "100.00");
-        let refund = saying(OrderStatus::Refunded, report(&world, &shop, order_id, "20.00"));
+        let refund = saying(
+            OrderStatus::Refunded,
+            report(&world, &shop, order_id, "20.00"),
+        );
         let approved = saying(OrderStatus::Approved, report(&world, &shop, order_id, ""));
         [at(0, first), at(1, more), at(2, refund), at(3, approved)]
     };
@@ -267,7 +270,13 @@ async fn a_visitor_is_known_by_his_clicks_a_coupon_by_its_code_and_a_browser_las
     for report in &reports {
         world.publish_conversion(report).await;
     }
-    wait_until(async || world.count("SELECT count(*) FROM conversions WHERE looks = 100").await == 5).await;
+    wait_until(async || {
+        world
+            .count("SELECT count(*) FROM conversions WHERE looks = 100")
+            .await
+            == 5
+    })
+    .await;
     let told: Vec<(String, String, Option<i64>, Option<i32>)> = sqlx::query_as(
         "SELECT order_id, attribution, link_id, (path->0->>'confidence')::integer FROM conversions ORDER BY order_id",
     )
@@ -275,7 +284,12 @@ async fn a_visitor_is_known_by_his_clicks_a_coupon_by_its_code_and_a_browser_las
     .await
     .unwrap();
     let row = |order_id: &str, attribution: &str, link: Option<i64>, confidence: Option<i32>| {
-        (order_id.to_owned(), attribution.to_owned(), link, confidence)
+        (
+            order_id.to_owned(),
+            attribution.to_owned(),
+            link,
+            confidence,
+        )
     };
     let link = Some(shop.link.0);
     assert_eq!(
@@ -296,7 +310,10 @@ async fn a_visitor_is_known_by_his_clicks_a_coupon_by_its_code_and_a_browser_las
 async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clicks_come_late() {
     let world = World::create().await;
     let shop = world.shop("shop").await;
-    sqlx::query("UPDATE programs SET model = 'linear'").execute(&world.pool).await.unwrap();
+    sqlx::query("UPDATE programs SET model = 'linear'")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     let other: i64 = sqlx::query_scalar(
         "WITH a AS (INSERT INTO affiliates (tenant_id, name) VALUES ($1, 'b') RETURNING id)
          INSERT INTO links (tenant_id, program_id, affiliate_id, code, destination)
@@ -307,7 +324,10 @@ async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clic
     .fetch_one(&world.pool)
     .await
     .unwrap();
-    let link: i64 = sqlx::query_scalar("SELECT id FROM links WHERE code = 'other'").fetch_one(&world.pool).await.unwrap();
+    let link: i64 = sqlx::query_scalar("SELECT id FROM links WHERE code = 'other'")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
     let (other, link) = (AffiliateId(other), tributary_shared::ids::LinkId(link));
     let processor = world.processor(|_| {}).await;
     let theirs = Shop {
@@ -421,7 +441,9 @@ async fn rules_look_at_the_order_its_items_the_affiliate_and_what_came_before() 
     becomes(&world, AffiliateId(above[0]), &[("pending", dec!(3.40))]).await;
     becomes(&world, AffiliateId(above[1]), &[("pending", dec!(1.02))]).await;
     // An earlier order comes late: it is the first, at 10 %; the other becomes the second, at 20 % for the hat.
-    world.publish_conversion(&order("earlier", 1, "10.00")).await;
+    world
+        .publish_conversion(&order("earlier", 1, "10.00"))
+        .await;
     becomes(&world, shop.affiliate, &[("pending", dec!(44))]).await;
     let earned: Vec<(String, String, Decimal)> = sqlx::query_as(
         "SELECT order_id, part, m.amount FROM commissions m JOIN conversions c ON c.id = m.conversion_id
@@ -447,7 +469,10 @@ async fn rules_look_at_the_order_its_items_the_affiliate_and_what_came_before() 
     .fetch_all(&world.pool)
     .await
     .unwrap();
-    assert!(why.iter().any(|step| step.contains("50 % of 60.00 USD")), "{why:?}");
+    assert!(
+        why.iter().any(|step| step.contains("50 % of 60.00 USD")),
+        "{why:?}"
+    );
     the_ledger_is_in_order(&world).await;
     processor.stop().await;
 }
@@ -467,7 +492,9 @@ async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
     .fetch_one(&world.pool)
     .await
     .unwrap();
-    let link: i64 = world.count("SELECT id FROM links WHERE code = 'other'").await;
+    let link: i64 = world
+        .count("SELECT id FROM links WHERE code = 'other'")
+        .await;
     let theirs = Shop {
         affiliate: other,
         link: tributary_shared::ids::LinkId(link),
@@ -487,18 +514,38 @@ async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
         ..report(&world, &shop, "A", "10.00")
     };
     world.publish_conversion(&order).await;
-    wait_until(async || world.count("SELECT count(*) FROM conversions WHERE looks = 100").await == 1).await;
+    wait_until(async || {
+        world
+            .count("SELECT count(*) FROM conversions WHERE looks = 100")
+            .await
+            == 1
+    })
+    .await;
     becomes(&world, other, &[("pending", dec!(1))]).await;
 
     let replay = async |dry: bool| {
         let keys = "1:abababababababababababababababababababababababababababababababab";
-        let period = ["--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"];
-        let mut arguments = vec!["processor", "replay", "--model", "first_click", "--click-token-keys", keys];
+        let period = [
+            "--from",
+            "2020-01-01T00:00:00Z",
+            "--to",
+            "2100-01-01T00:00:00Z",
+        ];
+        let mut arguments = vec![
+            "processor",
+            "replay",
+            "--model",
+            "first_click",
+            "--click-token-keys",
+            keys,
+        ];
         arguments.extend(period);
         let url = world.place.database.database_url.expose().to_owned();
         arguments.extend(["--database-url", &url]);
         arguments.extend(dry.then_some("--dry-run"));
-        let Ok(tributary_processor::Cli::Tool(tool)) = tributary_processor::Cli::try_parse_from(arguments) else {
+        let Ok(tributary_processor::Cli::Tool(tool)) =
+            tributary_processor::Cli::try_parse_from(arguments)
+        else {
             panic!("a replay");
         };
         let tributary_processor::Tool::Replay(command) = *tool else {
@@ -506,11 +553,16 @@ async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
         };
         let mut out = Vec::new();
         let stop = tokio_util::sync::CancellationToken::new();
-        tributary_processor::replay_command::run(&command, &mut out, &stop).await.unwrap();
+        tributary_processor::replay_command::run(&command, &mut out, &stop)
+            .await
+            .unwrap();
         String::from_utf8(out).unwrap()
     };
     let said = replay(true).await;
-    assert!(said.contains("+1") && said.contains("-1") && said.contains("nothing was written"), "{said}");
+    assert!(
+        said.contains("+1") && said.contains("-1") && said.contains("nothing was written"),
+        "{said}"
+    );
     becomes(&world, other, &[("pending", dec!(1))]).await;
     let said = replay(false).await;
     assert!(said.contains("posted to the ledger"), "{said}");
@@ -529,8 +581,14 @@ async fn a_replay_says_what_another_model_would_pay_and_posts_it_once() {
 async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected() {
     let world = World::create().await;
     let shop = world.shop("shop").await;
-    sqlx::query("UPDATE programs SET hold_seconds = 0").execute(&world.pool).await.unwrap();
-    sqlx::query("UPDATE affiliates SET email = 'Ana@partner.example'").execute(&world.pool).await.unwrap();
+    sqlx::query("UPDATE programs SET hold_seconds = 0")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE affiliates SET email = 'Ana@partner.example'")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     sqlx::query("INSERT INTO blocked (tenant_id, kind, value, reason) VALUES ($1, 'address', '198.51.100.0/24', 'as the test says')")
         .bind(shop.tenant)
         .execute(&world.pool)
@@ -544,7 +602,8 @@ async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected()
         ..report(&world, &shop, order_id, "10.00")
     };
     let own = Conversion {
-        customer_id: tributary_shared::customers::customer_hash(shop.tenant, "ana@partner.example").to_vec(),
+        customer_id: tributary_shared::customers::customer_hash(shop.tenant, "ana@partner.example")
+            .to_vec(),
         ..order("own")
     };
     let from_blocked = Conversion {
@@ -555,7 +614,12 @@ async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected()
         world.publish_conversion(order).await;
     }
     // The good one's hold is over at once; the other waits, the third is worth nothing.
-    becomes(&world, shop.affiliate, &[("available", dec!(1)), ("pending", dec!(1))]).await;
+    becomes(
+        &world,
+        shop.affiliate,
+        &[("available", dec!(1)), ("pending", dec!(1))],
+    )
+    .await;
     let judged: Vec<(String, String, String, Option<String>)> = sqlx::query_as(
         "SELECT order_id, verdict, status, (SELECT string_agg(s->>'text', '; ') FROM jsonb_array_elements(signals) s
                 WHERE s->>'action' <> 'flag') FROM conversions ORDER BY order_id",
@@ -564,14 +628,29 @@ async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected()
     .await
     .unwrap();
     let row = |order: &str, verdict: &str, status: &str, text: Option<&str>| {
-        (order.to_owned(), verdict.to_owned(), status.to_owned(), text.map(str::to_owned))
+        (
+            order.to_owned(),
+            verdict.to_owned(),
+            status.to_owned(),
+            text.map(str::to_owned),
+        )
     };
     assert_eq!(
         judged,
         [
-            row("blocked", "reject", "rejected", Some("address 198.51.100.0/24 is blocked (as the test says)")),
+            row(
+                "blocked",
+                "reject",
+                "rejected",
+                Some("address 198.51.100.0/24 is blocked (as the test says)")
+            ),
             row("good", "flag", "pending", None),
-            row("own", "hold", "pending", Some("the customer has the affiliate's own e-mail address")),
+            row(
+                "own",
+                "hold",
+                "pending",
+                Some("the customer has the affiliate's own e-mail address")
+            ),
         ]
     );
     processor.stop().await;

@@ -79,7 +79,7 @@ impl Folder {
         &self.path
     }
 
-    /// The segments' files, oldest first.
+    /// The segments' files; those of conversions oldest first.
     pub(super) fn segments(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.path)? {

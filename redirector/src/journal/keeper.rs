@@ -133,7 +133,7 @@ impl Keeper {
         if state.stopping || room < MEMORY_SEGMENT_BYTES {
             return None;
         }
-        let id = new_uuid_v7(self.clock.now());
+        let id = stream.new_id(&self.clock);
         let segment = Segment::in_memory(id, stream, MEMORY_SEGMENT_BYTES).ok()?;
         state.memory_bytes += MEMORY_SEGMENT_BYTES;
         self.in_memory.increment(1);
@@ -311,7 +311,7 @@ impl Keeper {
     /// An empty segment on disk.
     fn prepare(&self, stream: Stream) -> io::Result<Segment> {
         let bytes = stream.segment_bytes();
-        let id = new_uuid_v7(self.clock.now());
+        let id = stream.new_id(&self.clock);
         let used = self.state().used[index(stream)].pop();
         if let Some(used) = used {
             return used
@@ -336,7 +336,8 @@ impl Keeper {
             let folder = match &state.own {
                 Some(own) if own.path().exists() => own.path().to_owned(),
                 _ => {
-                    let own = Folder::create(&self.settings.folder, id)?;
+                    let run = new_uuid_v7(self.clock.now());
+                    let own = Folder::create(&self.settings.folder, run)?;
                     let path = own.path().to_owned();
                     state.own = Some(own);
                     path

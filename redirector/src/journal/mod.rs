@@ -28,7 +28,7 @@
 //! JOURNAL_DIR/{run id}/lock              locked while the process lives
 //! JOURNAL_DIR/{run id}/{segment id}.segment
 //!     byte  0..8    "TRIBJNL1", written last; zeros: there is nothing in it
-//!     byte  8..24   segment id, UUIDv7
+//!     byte  8..24   segment id: random for clicks, a UUIDv7 for the others
 //!     byte 24       stream: 1 clicks, 2 conversions, 3 log of reports
 //!     byte 28..32   CRC-32C of bytes 0..28
 //!     byte 32..40   bytes that Kafka has acknowledged, little-endian; a hint that saves work
@@ -50,9 +50,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
+use tributary_shared::click_token::Place;
 use tributary_shared::clock::Clock;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::events::Topic;
+use tributary_shared::ids::new_uuid_v7;
+use uuid::Uuid;
 
 use keeper::Keeper;
 use segment::{Segment, Writer};
@@ -82,6 +85,15 @@ impl Stream {
 
     fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.number() == number)
+    }
+
+    /// The id of a new segment. That of clicks is a secret (`Place::random`), so nothing of it is a time;
+    /// conversions are found in order by theirs.
+    fn new_id(self, clock: &Clock) -> Uuid {
+        match self {
+            Self::Clicks => Uuid::new_v4(),
+            Self::Conversions | Self::Postbacks => new_uuid_v7(clock.now()),
+        }
     }
 
     fn topic(self) -> Topic {
@@ -240,14 +252,7 @@ impl Lane {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<Appended<'_>, Lost> {
         debug_assert!(length <= record::MAX_PAYLOAD_BYTES);
-        if !self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.fits(length))
-        {
-            self.writer = None; // seals it
-            self.writer = self.keeper.next_segment(self.stream);
-        }
+        self.make_room(length);
         match &mut self.writer {
             Some(writer) if writer.fits(length) => {
                 let end = writer.append(length, fill);
@@ -257,6 +262,25 @@ impl Lane {
                 self.keeper.count_loss(self.stream);
                 Err(Lost)
             }
+        }
+    }
+
+    /// Where the next record will stand, if its payload has at most `room` bytes. None: there is no room for it.
+    pub(crate) fn next_place(&mut self, room: usize) -> Option<Place> {
+        self.make_room(room);
+        let writer = self.writer.as_ref()?;
+        writer.fits(room).then(|| writer.next_place())
+    }
+
+    /// Goes on to the next segment when a payload of `length` bytes does not fit into this one.
+    fn make_room(&mut self, length: usize) {
+        if !self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.fits(length))
+        {
+            self.writer = None; // seals it
+            self.writer = self.keeper.next_segment(self.stream);
         }
     }
 
@@ -310,5 +334,44 @@ impl Safety {
             }
         };
         tokio::time::timeout(limit, safe).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In segments of plain memory, which are small.
+    #[test]
+    fn a_record_stands_where_its_lane_said() {
+        let settings = Settings {
+            folder: PathBuf::new(),
+            max_disk_bytes: 0,
+            max_memory_bytes: 8 * 1024 * 1024,
+            sync: SyncPolicy::Never,
+        };
+        let keeper = Keeper::start(&settings, Clock::system()).unwrap();
+        let mut lane = Lane {
+            stream: Stream::Clicks,
+            writer: keeper.first_segment(Stream::Clicks),
+            keeper: Arc::clone(&keeper),
+        };
+        let mut segments = std::collections::HashSet::new();
+        for length in (0..4000).map(|n| 200 + n % 1000) {
+            let said = lane.next_place(4096).unwrap();
+            lane.append(length, |out| out.fill(7)).unwrap();
+            let segment = lane.writer.as_ref().unwrap().segment();
+            let last = segment.appended() - 1;
+            assert_eq!((said.segment, u64::from(said.sequence)), (segment.id, last));
+            segments.insert(said.segment);
+        }
+        assert!(segments.len() > 2, "{}", segments.len());
+        assert_eq!(
+            segments.iter().next().unwrap().get_version_num(),
+            4,
+            "no time in it"
+        );
+        drop(lane);
+        keeper.stop();
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
+use tributary_shared::click_token::Place;
 use uuid::Uuid;
 
 use super::Stream;
@@ -33,7 +34,7 @@ const ACKNOWLEDGED_AT: usize = 32;
 const EMPTIED_AT_ONCE: usize = 512 * 1024;
 const EMPTYING_PAUSE: Duration = Duration::from_micros(500);
 
-/// What a segment's file is called: its id, so that names sort by time.
+/// What a segment's file is called: its id.
 pub(super) const EXTENSION: &str = "segment";
 
 /// A piece of the journal.
@@ -337,6 +338,14 @@ impl Writer {
     /// Whether a record with a payload of `length` has room.
     pub(super) fn fits(&self, length: usize) -> bool {
         self.segment.size() - self.end >= record::whole_bytes(length)
+    }
+
+    /// Where the next record will stand.
+    pub(super) fn next_place(&self) -> Place {
+        Place {
+            segment: self.segment.id,
+            sequence: self.sequence,
+        }
     }
 
     /// Appends a record of `length` bytes that `fill` writes, and answers where it ends. When this

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::{Edge, TOKEN, events, wait_until};
 use ahash::{HashMap, HashSet};
+use tributary_shared::click_token::{self, Place};
 use tributary_shared::events::{Click, Clicks, Conversion, Topic};
+use uuid::Uuid;
 
 const NOWHERE: &str = "127.0.0.1:1";
 
@@ -121,6 +123,12 @@ async fn a_killed_redirector_loses_no_click_and_its_successor_names_them_alike()
                 for (n, click) in (message.first_sequence..).zip(message.clicks) {
                     let name = (message.segment_id.clone(), n);
                     let id = click.click_id;
+                    let place = Place {
+                        segment: Uuid::from_slice(&name.0).unwrap(),
+                        sequence: n,
+                    };
+                    let random = click_token::parts(&id).unwrap().random;
+                    assert_eq!(random, place.random(), "made of its name");
                     let before = seen.insert(name, id.clone());
                     assert!(
                         before.is_none_or(|before| before == id),

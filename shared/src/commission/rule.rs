@@ -506,7 +506,8 @@ impl Document {
         let is_for_clicks = |event: &String| event == CLICK;
         if !self.events.is_empty()
             && self.events.iter().all(is_for_clicks)
-            && self.reward.kind != RewardKind::Flat {
+            && self.reward.kind != RewardKind::Flat
+        {
             problems.add(
                 "reward.kind",
                 "must be flat for clicks, which have no amount",

@@ -1,6 +1,6 @@
 -- The facts on a cluster: several shards, each of several replicas. For an operator to run in place of the
 -- migrations, which make the same tables on one server: a test (processor/tests/pipeline/cluster.rs) compares the
--- two column by column. The reasons for columns, codecs, order and rollups stand in 0003, 0006 and 0009; here is what
+-- two column by column. The reasons for columns, codecs, order and rollups stand in 0003, 0006, 0009 and 0012; here is what
 -- a cluster adds.
 --
 -- It needs ClickHouse Keeper, the macros {cluster}, {shard} and {replica} on each server, and the services' user with
@@ -26,19 +26,23 @@
 -- refuses: it would have to name clicks_local ON CLUSTER.
 
 CREATE TABLE IF NOT EXISTS clicks_local ON CLUSTER '{cluster}' (
-    received_at      DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
-    tenant_id        UInt64 CODEC(ZSTD(1)),
-    program_id       UInt64 CODEC(ZSTD(1)),
+    received_at      DateTime64(3, 'UTC') CODEC(T64, ZSTD(1)),
+    tenant_id        UInt64 CODEC(ZSTD(3)),
+    program_id       UInt64 CODEC(ZSTD(3)),
     affiliate_id     UInt64 CODEC(ZSTD(1)),
     link_id          UInt64 CODEC(Delta, ZSTD(1)),
-    click_random     FixedString(10) CODEC(NONE),
+    click_random     FixedString(10) CODEC(ZSTD(1)),
     click_key        UInt8 CODEC(ZSTD(1)),
     click_tag        FixedString(11) CODEC(NONE),
     click_id         String ALIAS if(outcome = 4, '', base64URLEncode(concat(
-                         substring(reinterpretAsFixedString(byteSwap(toUnixTimestamp64Milli(received_at))), 3, 6), click_random,
+                         substring(reinterpretAsFixedString(byteSwap(toUnixTimestamp64Milli(received_at))), 3, 6),
+                         if(click_random != toFixedString('', 10), click_random, toFixedString(substring(reinterpretAsFixedString(
+                             bitOr(bitAnd(reinterpretAsUInt128(sipHash128ReferenceKeyed(
+                                 (reinterpretAsUInt64(substring(UUIDToNum(segment_id), 1, 8)), reinterpretAsUInt64(substring(UUIDToNum(segment_id), 9, 8))),
+                                 segment_sequence)), bitNot(toUInt128(12583152))), toUInt128(8388720))), 1, 10), 10)),
                          reinterpretAsFixedString(byteSwap(link_id)), char(click_key), click_tag))),
     visitor_id       UInt64 CODEC(NONE),
-    fingerprint      UInt64 CODEC(NONE),
+    fingerprint      UInt64 CODEC(T64),
     address          IPv6 CODEC(ZSTD(1)),
     country          LowCardinality(String) CODEC(ZSTD(1)),
     region           LowCardinality(String) CODEC(ZSTD(1)),
@@ -49,7 +53,7 @@ CREATE TABLE IF NOT EXISTS clicks_local ON CLUSTER '{cluster}' (
     os               LowCardinality(String) CODEC(ZSTD(1)),
     browser          LowCardinality(String) CODEC(ZSTD(1)),
     accept_language  LowCardinality(String) CODEC(ZSTD(1)),
-    referrer         String CODEC(ZSTD(1)),
+    referrer         LowCardinality(String) CODEC(ZSTD(1)),
     referrer_domain  LowCardinality(String) CODEC(ZSTD(1)),
     channel          LowCardinality(String) CODEC(ZSTD(1)),
     sub1             String CODEC(ZSTD(1)),
@@ -70,15 +74,20 @@ CREATE TABLE IF NOT EXISTS clicks_local ON CLUSTER '{cluster}' (
     variant          UInt32 CODEC(ZSTD(1)),
     code             String CODEC(ZSTD(1)),
     host             LowCardinality(String) CODEC(ZSTD(1)),
-    segment_id       UUID CODEC(ZSTD(1)),
-    segment_sequence UInt32 CODEC(Delta, ZSTD(1)),
+    segment_id       LowCardinality(UUID) CODEC(ZSTD(1)),
+    segment_sequence UInt32 CODEC(T64('bit'), ZSTD(1)),
     keep_days        UInt16 DEFAULT 1095 CODEC(ZSTD(1)),
 
     -- Which clicks are stored, by name: processor/src/stored_names.sql.
-    PROJECTION segments (SELECT segment_id, segment_sequence ORDER BY segment_id, segment_sequence),
+    PROJECTION segments (
+        SELECT segment_id, groupBitmapState(segment_sequence), groupBitmapState(toUInt32(segment_sequence + 1))
+        GROUP BY segment_id),
+    PROJECTION visitors (
+        SELECT tenant_id, toStartOfFifteenMinutes(received_at), outcome, is_bot, count(),
+               uniqCombined64If(12)(visitor_id, visitor_id != 0 AND is_bot = 0)
+        GROUP BY tenant_id, toStartOfFifteenMinutes(received_at), outcome, is_bot),
     PROJECTION by_time (
-        SELECT tenant_id, toStartOfFifteenMinutes(received_at), program_id, outcome, is_bot, count(),
-               uniqCombined64If(12)(visitor_id, visitor_id != 0)
+        SELECT tenant_id, toStartOfFifteenMinutes(received_at), program_id, outcome, is_bot, count()
         GROUP BY tenant_id, toStartOfFifteenMinutes(received_at), program_id, outcome, is_bot),
     PROJECTION by_link (
         SELECT tenant_id, toStartOfDay(received_at), program_id, affiliate_id, link_id, outcome, is_bot, count()
@@ -96,7 +105,7 @@ CREATE TABLE IF NOT EXISTS clicks_local ON CLUSTER '{cluster}' (
 PARTITION BY toYYYYMM(received_at)
 ORDER BY (tenant_id, toStartOfHour(received_at), link_id, received_at)
 TTL toDateTime(received_at) + toIntervalDay(keep_days)
-SETTINGS replicated_deduplication_window = 0;
+SETTINGS replicated_deduplication_window = 0, default_compression_codec = 'ZSTD(1)';
 
 CREATE TABLE IF NOT EXISTS conversions_local ON CLUSTER '{cluster}' (
     conversion_id   UUID,
@@ -178,4 +187,4 @@ CREATE TABLE IF NOT EXISTS schema_versions ON CLUSTER '{cluster}' (version UInt3
 ENGINE = ReplicatedMergeTree('/clickhouse/tables/all/{database}/schema_versions', '{shard}-{replica}')
 ORDER BY version;
 
-INSERT INTO schema_versions (version) VALUES (9);
+INSERT INTO schema_versions (version) VALUES (13);

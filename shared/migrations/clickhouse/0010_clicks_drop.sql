@@ -1,0 +1,2 @@
+-- See 0009.
+DROP TABLE IF EXISTS clicks SYNC;

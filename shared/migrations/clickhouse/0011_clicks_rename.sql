@@ -1,0 +1,2 @@
+-- See 0009.
+RENAME TABLE IF EXISTS clicks_next TO clicks;
