@@ -55,7 +55,7 @@ impl Due {
             let Ok(settled) = until_done(engine, &stop, || self.turn()).await else {
                 return Ok(());
             };
-            if settled < AT_ONCE as usize {
+            if i64::try_from(settled).is_ok_and(|settled| settled < AT_ONCE) {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = self.news(&mut listener) => {}

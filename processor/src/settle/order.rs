@@ -173,7 +173,10 @@ mod tests {
     #[test]
     fn the_merchants_last_word_counts() {
         let first = report(Postback, 1, None, "10.00");
-        assert_eq!(told(&[first.clone()]), is(Pending, "10.00", "0"));
+        assert_eq!(
+            told(std::slice::from_ref(&first)),
+            is(Pending, "10.00", "0")
+        );
         let more = report(Postback, 2, None, "12.50");
         assert_eq!(
             told(&[more.clone(), first.clone()]),
@@ -194,7 +197,10 @@ mod tests {
     #[test]
     fn a_browser_can_neither_change_an_order_nor_come_before_the_merchant() {
         let forged = report(Event, 1, Some(Approved), "999.00");
-        assert_eq!(told(&[forged.clone()]), is(Pending, "999.00", "0"));
+        assert_eq!(
+            told(std::slice::from_ref(&forged)),
+            is(Pending, "999.00", "0")
+        );
         let real = report(Postback, 5, None, "10.00");
         assert_eq!(
             told(&[forged.clone(), real.clone()]),
