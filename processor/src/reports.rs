@@ -1,7 +1,7 @@
 //! What somebody reported of an order: read from topic `conversions`, kept in PostgreSQL `conversion_reports`.
 //!
-//! A report is named by what it says. One that is delivered again, or sent again word by word, is the same report, and
-//! changes nothing; a merchant that means a second refund of the same amount names it (`report_id`).
+//! A report is named by what it says and when it was accepted, so one that Kafka delivers again is known. What is said
+//! again in the same words is told by `words`: `settle/order.rs` decides what that means.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -73,11 +73,13 @@ pub(crate) struct Item {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Report {
     pub(crate) id: Uuid,
+    /// The same for two reports of a conversion that say the same.
+    pub(crate) words: Uuid,
     pub(crate) tenant_id: TenantId,
     pub(crate) conversion_id: Uuid,
     pub(crate) order_id: String,
     pub(crate) event: String,
-    /// When it was first accepted.
+    /// When it was accepted.
     pub(crate) reported_at: DateTime<Utc>,
     pub(crate) source: Source,
     pub(crate) status: Option<Status>,
@@ -155,10 +157,10 @@ impl Report {
         }
         // Computed, not taken: what makes an order unique is not the message's to say.
         let conversion_id = conversion_id(tenant_id, &event.order_id, &event.event);
-        // What it says, without when.
-        event.accepted_at_us = 0;
         event.conversion_id.clear();
         let id = Uuid::new_v5(&conversion_id, &event.encode_to_vec());
+        event.accepted_at_us = 0;
+        let words = Uuid::new_v5(&conversion_id, &event.encode_to_vec());
 
         let status = match event.status() {
             OrderStatus::Unsaid => None,
@@ -179,6 +181,7 @@ impl Report {
         };
         Ok(Self {
             id,
+            words,
             tenant_id,
             conversion_id,
             reported_at,
@@ -258,13 +261,7 @@ pub(crate) async fn insert(
     connection: &mut PgConnection,
     reports: &[Report],
 ) -> Result<Vec<Uuid>, sqlx::Error> {
-    let mut by_id: BTreeMap<Uuid, &Report> = BTreeMap::new();
-    for report in reports {
-        let known = by_id.entry(report.id).or_insert(report);
-        if report.reported_at < known.reported_at {
-            *known = report;
-        }
-    }
+    let by_id: BTreeMap<Uuid, &Report> = reports.iter().map(|report| (report.id, report)).collect();
     // In the order of ids, so that two processors never wait for each other.
     let mut conversions: BTreeMap<Uuid, &Report> = BTreeMap::new();
     for report in by_id.values() {
@@ -291,20 +288,20 @@ pub(crate) async fn insert(
 
     let reports: Vec<&Report> = by_id.into_values().collect();
     let mut changed: Vec<Uuid> = sqlx::query_scalar(
-        "INSERT INTO conversion_reports AS known (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
+        "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
              click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain)
-         SELECT id, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
+         SELECT id, words, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
              CASE WHEN kept THEN r.customer_id END, new_customer, items, CASE WHEN kept THEN r.visitor_id END,
              CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN user_agent END,
              CASE WHEN kept THEN email_domain END
          FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::numeric[],
               $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::jsonb[], $15::bytea[], $16::bytea[],
-              $17::text[], $18::text[], $19::text[])
+              $17::text[], $18::text[], $19::text[], $20::uuid[])
               AS r (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
-                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain),
+                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words),
               LATERAL (SELECT NOT EXISTS (SELECT 1 FROM erasures e WHERE e.tenant_id = r.tenant_id AND (e.customer_id = r.customer_id
                        OR e.visitor_id = encode(substring(r.visitor_id FROM 9), 'hex')))) AS erased (kept)
-         ON CONFLICT (id) DO UPDATE SET reported_at = EXCLUDED.reported_at WHERE EXCLUDED.reported_at < known.reported_at
+         ON CONFLICT (id) DO NOTHING
          RETURNING conversion_id",
     )
     .bind(column(&reports, |r| r.id))
@@ -326,6 +323,7 @@ pub(crate) async fn insert(
     .bind(column(&reports, |r| r.address.map(|a| a.to_string())))
     .bind(column(&reports, |r| r.user_agent.clone()))
     .bind(column(&reports, |r| r.email_domain.clone()))
+    .bind(column(&reports, |r| r.words))
     .fetch_all(&mut *connection)
     .await?;
     changed.sort_unstable();
@@ -341,6 +339,7 @@ fn column<T>(reports: &[&Report], value: impl Fn(&Report) -> T) -> Vec<T> {
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct ReportRow {
     id: Uuid,
+    words: Uuid,
     tenant_id: TenantId,
     conversion_id: Uuid,
     order_id: String,
@@ -369,6 +368,7 @@ impl From<ReportRow> for Report {
             .and_then(|(amount, currency)| Money::new(amount, currency.parse().ok()?).ok());
         Self {
             id: row.id,
+            words: row.words,
             tenant_id: row.tenant_id,
             conversion_id: row.conversion_id,
             order_id: row.order_id,
@@ -398,7 +398,7 @@ pub(crate) async fn of(
     conversions: &[Uuid],
 ) -> Result<Vec<Report>, sqlx::Error> {
     let rows: Vec<ReportRow> = sqlx::query_as(
-        "SELECT r.id, r.tenant_id, r.conversion_id, c.order_id, c.event, r.reported_at, r.source, r.status, r.report_id,
+        "SELECT r.id, r.words, r.tenant_id, r.conversion_id, c.order_id, c.event, r.reported_at, r.source, r.status, r.report_id,
                 r.amount, r.currency, r.click_id, r.coupon, r.customer_id, r.new_customer, r.items, r.visitor_id,
                 r.fingerprint, host(r.address) AS address, r.user_agent, r.email_domain
          FROM conversion_reports r JOIN conversions c ON c.id = r.conversion_id WHERE r.conversion_id = ANY($1)",
@@ -440,17 +440,22 @@ mod tests {
             conversion_id(TenantId(1), "A-1", "sale")
         );
         assert_eq!(report.money.unwrap().to_string(), "10.00 USD");
-        let later = Conversion {
-            accepted_at_us: 1_763_000_000_999_999,
+        let again = Conversion {
             conversion_id: "x".into(),
             ..conversion()
         };
-        assert_eq!(decode(&later).unwrap().id, report.id);
+        assert_eq!(decode(&again).unwrap().id, report.id);
+        let later = Conversion {
+            accepted_at_us: 1_763_000_000_999_999,
+            ..conversion()
+        };
+        let later = decode(&later).unwrap();
+        assert!(later.id != report.id && later.words == report.words);
         let other = Conversion {
             amount: "10.01".into(),
             ..conversion()
         };
-        assert_ne!(decode(&other).unwrap().id, report.id);
+        assert_ne!(decode(&other).unwrap().words, report.words);
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! * The merchant's own server is believed before a shopper's browser, which anybody can imitate: once the
 //!   server has said something, a browser's word of the same thing no longer counts.
 //! * Of the server's reports the latest word counts, of browsers' the first: a browser can't change an order.
-//! * Every refund counts, and all of them together never more than the order.
+//! * Every refund counts, and all of them together never more than the order. The same words are the same refund: who
+//!   means a second one of the same amount names it (`report_id`).
+//! * The same words within an hour are a report that was sent again; later they are said anew.
 //! * Who the shopper was (click, visitor, customer) is what was said first.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use tributary_shared::customers::CustomerHash;
 use tributary_shared::money::Currency;
+use uuid::Uuid;
 
 use crate::reports::{Item, Report, Source, Status};
 
@@ -41,6 +45,9 @@ pub(crate) struct Order<'r> {
     pub(crate) note: Option<&'static str>,
 }
 
+/// For how long the same words are the same report, sent again.
+const SENT_AGAIN: TimeDelta = TimeDelta::hours(1);
+
 const REFUND_CURRENCY: &str = "a refund in another currency than the order's was left out";
 
 impl<'r> Order<'r> {
@@ -50,6 +57,7 @@ impl<'r> Order<'r> {
         // The id settles what came at the same moment.
         reports.sort_by_key(|report| (report.reported_at, report.id));
         let converted_at = reports.first()?.reported_at;
+        let reports = without_repetitions(&reports);
         let (merchants, browsers): (Vec<&Report>, Vec<&Report>) = reports
             .into_iter()
             .partition(|report| report.source == Source::Postback);
@@ -69,10 +77,15 @@ impl<'r> Order<'r> {
         let mut note = None;
         let mut refunded = Decimal::ZERO;
         let mut all = false;
+        let mut counted: Vec<Uuid> = Vec::new();
         for refund in merchants
             .iter()
             .filter(|r| r.status == Some(Status::Refunded))
         {
+            if counted.contains(&refund.words) {
+                continue;
+            }
+            counted.push(refund.words);
             match refund.money {
                 None => all = true,
                 Some(money) if Some(money.currency()) == currency => refunded += money.amount(),
@@ -120,17 +133,30 @@ impl<'r> Order<'r> {
     }
 }
 
+/// Leaves out what was said in the same words within the hour before.
+fn without_repetitions<'r>(reports: &[&'r Report]) -> Vec<&'r Report> {
+    let mut said: BTreeMap<Uuid, DateTime<Utc>> = BTreeMap::new();
+    let is_new = |report: &&&Report| {
+        let before = said.insert(report.words, report.reported_at);
+        before.is_none_or(|before| report.reported_at - before > SENT_AGAIN)
+    };
+    reports.iter().filter(is_new).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use tributary_shared::ids::TenantId;
     use tributary_shared::money::Money;
-    use uuid::Uuid;
 
     fn report(source: Source, second: i64, status: Option<Status>, amount: &str) -> Report {
         Report {
             id: Uuid::from_u128(u128::from(second.unsigned_abs()) * 1000 + amount.len() as u128),
+            words: Uuid::new_v5(
+                &Uuid::nil(),
+                format!("{source:?}{status:?}{amount}").as_bytes(),
+            ),
             tenant_id: TenantId(1),
             conversion_id: Uuid::nil(),
             order_id: "A".into(),
@@ -229,6 +255,20 @@ mod tests {
         assert_eq!(told(&[all, order]), is(Refunded, "10.00", "10.00"));
         // The refund came first: it waits.
         assert_eq!(told(&[three]), is(Pending, "0", "0"));
+    }
+
+    #[test]
+    fn what_is_said_again_soon_is_a_repetition_and_later_a_new_word() {
+        let order = report(Postback, 1, None, "10.00");
+        let approved = |second| report(Postback, second, Some(Approved), "");
+        let rejected = report(Postback, 100, Some(Rejected), "");
+        let soon = [order.clone(), approved(2), rejected.clone(), approved(3600)];
+        assert_eq!(told(&soon).0, Rejected);
+        let later = [order.clone(), approved(2), rejected, approved(3603)];
+        assert_eq!(told(&later).0, Approved);
+        // A refund stays the same refund.
+        let refund = |second| report(Postback, second, Some(Refunded), "3.00");
+        assert_eq!(told(&[order, refund(2), refund(9000)]).2, "3.00");
     }
 
     #[test]

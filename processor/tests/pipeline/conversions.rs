@@ -40,10 +40,11 @@ async fn an_order_is_credited_priced_and_posted_once_however_often_it_is_deliver
     for _ in 0..5 {
         world.publish_conversion(&event).await;
     }
-    // A repetition that says something else: the first word counts.
+    // What was said earlier and arrives later: the last word counts.
     world
         .publish_conversion(&Conversion {
             amount: "99.00".into(),
+            accepted_at_us: event.accepted_at_us - 1_000_000,
             ..event.clone()
         })
         .await;

@@ -1,6 +1,8 @@
 //! From Kafka to facts and money, on real engines.
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod conversions;

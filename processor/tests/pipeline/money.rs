@@ -52,7 +52,7 @@ async fn becomes(world: &World, affiliate: AffiliateId, expected: &[(&str, Decim
 }
 
 /// The ledger's own promises: it balances, and what is kept beside it is its sum.
-async fn the_ledger_is_in_order(world: &World) {
+pub(crate) async fn the_ledger_is_in_order(world: &World) {
     for (what, sql) in [
         (
             "a transaction that does not balance",

@@ -124,10 +124,11 @@ CREATE INDEX conversions_by_conversion ON conversions (converted_at, id);
 CREATE INDEX conversions_to_review ON conversions (tenant_id, verdict, accepted_at DESC, id DESC) WHERE verdict <> 'clear';
 CREATE INDEX conversions_to_settle ON conversions (settle_at) WHERE settle_at IS NOT NULL;
 
--- id: of what the report says (processor/src/reports.rs), so that one that is delivered again is known. reported_at: when it
--- was first accepted. A report is never changed, but loses its customer when he is erased.
+-- id: of what the report says and when it was accepted (processor/src/reports.rs), so that one that is delivered again is known.
+-- words: of what it says alone. A report is never changed, but loses its customer when he is erased.
 CREATE TABLE conversion_reports (
     id            uuid        PRIMARY KEY,
+    words         uuid        NOT NULL,
     tenant_id     bigint      NOT NULL,
     conversion_id uuid        NOT NULL,
     reported_at   timestamptz NOT NULL,
@@ -153,8 +154,8 @@ CREATE INDEX conversion_reports_by_conversion ON conversion_reports (conversion_
 CREATE INDEX conversion_reports_by_address ON conversion_reports (tenant_id, address, reported_at) WHERE address IS NOT NULL;
 CREATE INDEX conversion_reports_by_visitor ON conversion_reports (tenant_id, substring(visitor_id FROM 9)) WHERE visitor_id IS NOT NULL;
 CREATE INDEX conversion_reports_by_customer ON conversion_reports (tenant_id, customer_id) WHERE customer_id IS NOT NULL;
-INSERT INTO conversion_reports (id, tenant_id, conversion_id, reported_at, source, amount, currency, click_id, customer_id, new_customer)
-SELECT id, tenant_id, id, accepted_at, 'postback', amount, currency, click_id, customer_id, new_customer FROM conversions;
+INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, amount, currency, click_id, customer_id, new_customer)
+SELECT id, id, tenant_id, id, accepted_at, 'postback', amount, currency, click_id, customer_id, new_customer FROM conversions;
 
 -- What a person decided. The latest decision counts, above what the merchant says and above the fraud signals.
 CREATE TABLE conversion_decisions (
