@@ -21,4 +21,6 @@ mod idempotency;
 mod isolation;
 mod money;
 mod openapi;
+mod orders;
 mod privacy;
+mod rules;
