@@ -9,6 +9,7 @@
 //! | [`InPath`] | `/v1/tenants/{tenant_id}/…` | the owner; that tenant's admins; its analysts to read |
 //! | [`Scoped`] | everything else | a tenant's admins; its analysts to read; the owner with `X-Tenant-Id` |
 //! | [`Asking`] | a POST that asks and changes nothing | like the one above, analysts as well |
+//! | [`Actor`] | beside one of these, where it is kept who it was | |
 //!
 //! What belongs to another tenant is answered like what does not exist. Analysts may read only.
 
@@ -76,6 +77,10 @@ pub(crate) struct Scoped {
     pub caller: Caller,
 }
 
+/// Who it was, in words that are kept: whoever reads a decision later asks whose it was.
+#[derive(Debug, Clone)]
+pub(crate) struct Actor(pub String);
+
 /// Like [`Scoped`], of a POST that changes nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asking {
@@ -125,6 +130,30 @@ impl FromRequestParts<App> for Asking {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let (tenant, _) = scope(parts, app).await?;
         Ok(Self { tenant })
+    }
+}
+
+impl FromRequestParts<App> for Actor {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if authenticate(parts, app).await? == Caller::Owner {
+            return Ok(Self("the platform owner".to_owned()));
+        }
+        let token = credential(&parts.headers).map(|credential| credential.token);
+        let hash = token_hash(&token.unwrap_or_default());
+        let name: Option<String> = sqlx::query_scalar(
+            "SELECT 'API key ' || id || ' (' || name || ')' FROM api_keys WHERE sha256 = $1
+             UNION ALL
+             SELECT u.email FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.sha256 = $1 LIMIT 1",
+        )
+        .bind(hash.as_slice())
+        .fetch_optional(&app.postgres)
+        .await?;
+        let name = name.ok_or_else(|| {
+            Problem::unauthorized("this key or session is unknown, revoked or expired")
+        })?;
+        Ok(Self(name))
     }
 }
 

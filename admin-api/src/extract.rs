@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
+use uuid::Uuid;
 
 use crate::error::{FieldError, Problem};
 
@@ -132,6 +133,50 @@ pub(crate) async fn path_id<S: Send + Sync>(
                 "an id in the path is a positive whole number",
             )
         })
+}
+
+/// The `{id}` of a path to something that happened; what can't be one is not found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EventId(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for EventId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = path_text(parts, state, "id").await?;
+        Uuid::parse_str(&text).map(Self).map_err(|_| {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "an id in this path is a UUID such as 0199f3a4-5b6c-7d8e-9f01-23456789abcd",
+            )
+        })
+    }
+}
+
+/// The `{name}` of a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        path_text(parts, state, "name").await.map(Self)
+    }
+}
+
+/// What stands at `{name}` in the path.
+async fn path_text<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    name: &str,
+) -> Result<String, Problem> {
+    let params = RawPathParams::from_request_parts(parts, state).await;
+    let params = params.map_err(|_| Problem::not_found("path"))?;
+    let found = params.iter().find(|(key, _)| *key == name);
+    found
+        .map(|(_, value)| value.to_owned())
+        .ok_or_else(|| Problem::not_found("path"))
 }
 
 /// How the caller wants a list.

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, dec};
 use tributary_shared::links::{MAX_CODE_CHARS, is_code, is_host};
 use tributary_shared::money::Currency;
 use tributary_shared::template::{MAX_DESTINATION_BYTES, Template};
@@ -30,6 +30,20 @@ pub(crate) const MAX_OVERRIDE_HOSTS: usize = 50;
 /// Most origins of a publishable key, and the longest, in characters.
 pub(crate) const MAX_ORIGINS: usize = 50;
 pub(crate) const MAX_ORIGIN_CHARS: usize = 300;
+/// Most levels of a program's uplines.
+pub(crate) const MAX_UPLINES: usize = 10;
+/// Longest tier, group, tag, certification and name of a rule, in characters; most of an affiliate's groups, and so on.
+pub(crate) const MAX_LABEL_CHARS: usize = 64;
+pub(crate) const MAX_LABELS: usize = 50;
+/// Longest coupon code, in characters.
+pub(crate) const MAX_COUPON_CHARS: usize = 64;
+/// Longest reason of a decision, in characters.
+pub(crate) const MAX_REASON_CHARS: usize = 1000;
+/// Decimal places of an exchange rate, and the highest.
+pub(crate) const RATE_DIGITS: u32 = 10;
+pub(crate) const MAX_RATE: Decimal = dec!(9_999_999_999);
+/// Longest text of a rate.
+const MAX_RATE_CHARS: usize = 24;
 /// Years that a moment may lie in. The edge takes second 0 of 1970 for "none".
 const YEARS: std::ops::RangeInclusive<i32> = 1971..=9999;
 
@@ -46,6 +60,13 @@ impl Checks {
             field: field.to_owned(),
             message: message.into(),
         });
+    }
+
+    /// Takes over what was found wrong of a part that stands at `field`.
+    pub(crate) fn take(&mut self, field: &str, part: Self) {
+        for error in part.errors {
+            self.wrong(&format!("{field}.{}", error.field), error.message);
+        }
     }
 
     /// Passes when nothing was wrong.
@@ -120,6 +141,64 @@ impl Checks {
                     format!("must be a decimal string from \"0\" to \"100\" with at most {PERCENT_DIGITS} decimals, such as \"12.5\""),
                 );
                 Decimal::ZERO
+            }
+        }
+    }
+
+    /// What those above an affiliate get, from the parent upwards.
+    pub(crate) fn uplines(&mut self, field: &str, values: &[String]) -> Vec<Decimal> {
+        if values.len() > MAX_UPLINES {
+            self.wrong(field, format!("must be at most {MAX_UPLINES} percentages"));
+        }
+        let percents = values.iter().enumerate();
+        percents
+            .map(|(number, value)| self.percent(&format!("{field}[{number}]"), value))
+            .collect()
+    }
+
+    /// A short text that people read, without the spaces around it.
+    pub(crate) fn text(&mut self, field: &str, value: &str, longest: usize) -> String {
+        let text = value.trim();
+        if !(1..=longest).contains(&text.chars().count()) {
+            self.wrong(field, format!("must be 1 to {longest} characters"));
+        } else if text.chars().any(char::is_control) {
+            self.wrong(field, "must not hold control characters");
+        }
+        text.to_owned()
+    }
+
+    /// The name of a tier, group, tag or certification.
+    pub(crate) fn label(&mut self, field: &str, value: &str) -> String {
+        self.text(field, value, MAX_LABEL_CHARS)
+    }
+
+    /// Names of groups, tags or certifications, each once.
+    pub(crate) fn labels(&mut self, field: &str, values: &[String]) -> Vec<String> {
+        if values.len() > MAX_LABELS {
+            self.wrong(field, format!("must be at most {MAX_LABELS}"));
+        }
+        let mut labels: Vec<String> = Vec::with_capacity(values.len().min(MAX_LABELS));
+        for (number, value) in values.iter().enumerate().take(MAX_LABELS) {
+            let field = format!("{field}[{number}]");
+            let label = self.label(&field, value);
+            if labels.contains(&label) {
+                self.wrong(&field, "stands in the list already");
+            }
+            labels.push(label);
+        }
+        labels
+    }
+
+    /// An exchange rate as a decimal string.
+    pub(crate) fn rate(&mut self, field: &str, value: &str) -> Decimal {
+        match rate(value) {
+            Some(rate) => rate,
+            None => {
+                self.wrong(
+                    field,
+                    format!("must be a decimal string above \"0\", at most \"{MAX_RATE}\", with at most {RATE_DIGITS} decimals, such as \"1.0843\""),
+                );
+                Decimal::ONE
             }
         }
     }
@@ -227,15 +306,22 @@ fn is_origin(text: &str) -> bool {
         })
 }
 
-fn percent(text: &str) -> Option<Decimal> {
-    let plain = !text.is_empty()
-        && text.len() <= 16
+/// Digits and at most one point.
+fn decimal(text: &str, longest: usize) -> Option<Decimal> {
+    let plain = text.len() <= longest
         && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
         && text.bytes().any(|b| b.is_ascii_digit());
-    if !plain {
-        return None;
-    }
-    let percent = Decimal::from_str_exact(text).ok()?.normalize();
+    let number = plain.then(|| Decimal::from_str_exact(text).ok())??;
+    Some(number.normalize())
+}
+
+fn rate(text: &str) -> Option<Decimal> {
+    decimal(text, MAX_RATE_CHARS)
+        .filter(|rate| *rate > Decimal::ZERO && *rate <= MAX_RATE && rate.scale() <= RATE_DIGITS)
+}
+
+fn percent(text: &str) -> Option<Decimal> {
+    let percent = decimal(text, 16)?;
     (percent <= Decimal::ONE_HUNDRED && percent.scale() <= PERCENT_DIGITS).then_some(percent)
 }
 
@@ -305,6 +391,51 @@ mod tests {
         ] {
             assert_eq!(percent(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn rates_are_above_nothing_and_fit_the_column() {
+        for (text, value) in [
+            ("1.0843", "1.0843"),
+            ("0.0000000001", "0.0000000001"),
+            ("9999999999", "9999999999"),
+            ("2.50", "2.5"),
+        ] {
+            assert_eq!(rate(text), Some(value.parse().unwrap()), "{text}");
+        }
+        for bad in [
+            "",
+            "0",
+            "0.00",
+            "-1",
+            "1e3",
+            "10000000000",
+            "0.00000000001",
+            "one",
+            "1.2.3",
+        ] {
+            assert_eq!(rate(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_short_and_stand_once() {
+        let labels = |of: &[&str]| of.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
+        let mut checks = Checks::default();
+        assert_eq!(checks.labels("groups", &labels(&[" a ", "b"])), ["a", "b"]);
+        assert!(checks.finish().is_ok());
+        for bad in [
+            labels(&["a", "a "]),
+            labels(&[""]),
+            labels(&["a\n"]),
+            vec!["x".repeat(65)],
+            (0..51).map(|n| n.to_string()).collect(),
+        ] {
+            assert!(!passes(|c| _ = c.labels("groups", &bad)), "{bad:?}");
+        }
+        assert!(passes(|c| _ = c.uplines("u", &labels(&["10", "0.5"]))));
+        assert!(!passes(|c| _ = c.uplines("u", &labels(&["1"; 11]))));
+        assert!(!passes(|c| _ = c.uplines("u", &labels(&["101"]))));
     }
 
     #[test]

@@ -1,24 +1,58 @@
-//! Conversions, from the ledger's database: exact and current. Also the filter that conversions and
-//! commissions share.
+//! Conversions, from the ledger's database: exact and current. What people decide about them is kept here; the
+//! processor does what follows from it.
 
+use std::collections::HashSet;
+
+use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use serde_json::Value;
+use sqlx::PgConnection;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::TenantHeader;
+use super::commissions::{self, CommissionStory, Which};
+use super::{IdempotencyHeader, TenantHeader};
 use crate::amounts;
-use crate::auth::Scoped;
+use crate::auth::{Actor, Scoped};
 use crate::error::Problem;
-use crate::extract::{Format, Query};
+use crate::extract::{Body, EventId, Format, IdempotencyKey, Query};
+use crate::idempotency::{Begun, Creation};
 use crate::pages::{Asked, BeforeTime, Page};
 use crate::period;
 use crate::state::App;
+use crate::validate::{Checks, MAX_REASON_CHARS};
+
+/// What a conversion's `status` may be.
+const STATUSES: [&str; 5] = ["lead", "pending", "approved", "rejected", "refunded"];
+/// What a conversion's `attribution` may be.
+const ATTRIBUTIONS: [&str; 9] = [
+    "click_token",
+    "coupon",
+    "visitor",
+    "fingerprint",
+    "no_click",
+    "bad_click_token",
+    "unknown_link",
+    "other_tenant",
+    "outside_window",
+];
+/// Most conversions that one request decides about.
+pub(crate) const MAX_DECIDED: usize = 500;
+/// Most reports, and most decisions, that a conversion is shown with: the first ones.
+pub(crate) const MAX_SHOWN: i64 = 1000;
+
+/// Selects what a [`Row`] holds.
+macro_rules! columns {
+    () => {
+        "id, order_id, event, status, amount, refunded, currency, accepted_at, attribution, model, coupon, click_id, \
+         link_id, affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer, note"
+    };
+}
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -28,8 +62,15 @@ pub(crate) struct Filter {
     from: Option<String>,
     /// RFC 3339; up to, and without, this time.
     to: Option<String>,
-    pub affiliate_id: Option<i64>,
-    pub link_id: Option<i64>,
+    /// lead, pending, approved, rejected or refunded.
+    status: Option<String>,
+    /// By what it was credited, or why it was not: click_token, coupon, no_click and so on.
+    attribution: Option<String>,
+    program_id: Option<i64>,
+    affiliate_id: Option<i64>,
+    link_id: Option<i64>,
+    /// The merchant's own; an order may have several conversions, one for each event.
+    order_id: Option<String>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -39,19 +80,19 @@ pub(crate) struct Filter {
 /// The first instant that counts, and the first that does not count any more.
 type Times = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
-impl Filter {
-    pub(crate) fn times(&self) -> Result<Times, Problem> {
-        let read = |field, text: &Option<String>| {
-            text.as_deref()
-                .map(|text| period::instant(field, text))
-                .transpose()
-        };
-        Ok((read("from", &self.from)?, read("to", &self.to)?))
-    }
+pub(crate) fn times(from: Option<&str>, to: Option<&str>) -> Result<Times, Problem> {
+    let read =
+        |field, text: Option<&str>| text.map(|text| period::instant(field, text)).transpose();
+    Ok((read("from", from)?, read("to", to)?))
+}
 
-    pub(crate) fn asked(&self) -> Result<Asked<BeforeTime>, Problem> {
-        Asked::new(self.limit, self.cursor.as_deref())
+/// Refuses a value that a field never has: a list of nothing would look like an answer.
+fn one_of(field: &str, value: Option<&str>, values: &[&str]) -> Result<(), Problem> {
+    if value.is_none_or(|value| values.contains(&value)) {
+        return Ok(());
     }
+    let text = format!("{field} must be one of {}", values.join(", "));
+    Err(Problem::bad_request(text))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -149,8 +190,40 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
-    let asked = filter.asked()?;
-    let rows = find(&app.postgres, at.tenant, &filter, &asked).await?;
+    let asked = Asked::<BeforeTime>::new(filter.limit, filter.cursor.as_deref())?;
+    let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
+    one_of("status", filter.status.as_deref(), &STATUSES)?;
+    one_of("attribution", filter.attribution.as_deref(), &ATTRIBUTIONS)?;
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM conversions
+         WHERE tenant_id = $1
+           AND ($2::timestamptz IS NULL OR accepted_at >= $2)
+           AND ($3::timestamptz IS NULL OR accepted_at < $3)
+           AND ($4::text IS NULL OR status = $4)
+           AND ($5::text IS NULL OR attribution = $5)
+           AND ($6::bigint IS NULL OR program_id = $6)
+           AND ($7::bigint IS NULL OR affiliate_id = $7)
+           AND ($8::bigint IS NULL OR link_id = $8)
+           AND ($9::text IS NULL OR order_id = $9)
+           AND ($10::timestamptz IS NULL OR (accepted_at, id) < ($10, $11::uuid))
+         ORDER BY accepted_at DESC, id DESC LIMIT $12"
+    ))
+    .bind(at.tenant)
+    .bind(from)
+    .bind(to)
+    .bind(&filter.status)
+    .bind(&filter.attribution)
+    .bind(filter.program_id)
+    .bind(filter.affiliate_id)
+    .bind(filter.link_id)
+    .bind(&filter.order_id)
+    .bind(asked.after.map(|after| after.0))
+    .bind(asked.after.map(|after| after.1))
+    .bind(asked.rows())
+    .fetch_all(&app.postgres)
+    .await?;
     asked
         .page(
             rows,
@@ -160,34 +233,359 @@ pub(crate) async fn list(
         .respond(format)
 }
 
-async fn find(
-    postgres: &PgPool,
-    tenant: TenantId,
-    filter: &Filter,
-    asked: &Asked<BeforeTime>,
-) -> Result<Vec<Row>, Problem> {
-    let (from, to) = filter.times()?;
-    let rows = sqlx::query_as(
-        "SELECT id, order_id, event, status, amount, refunded, currency, accepted_at, attribution, model, coupon, click_id,
-                link_id, affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer, note
-         FROM conversions
-         WHERE tenant_id = $1
-           AND ($2::timestamptz IS NULL OR accepted_at >= $2)
-           AND ($3::timestamptz IS NULL OR accepted_at < $3)
-           AND ($4::bigint IS NULL OR affiliate_id = $4)
-           AND ($5::bigint IS NULL OR link_id = $5)
-           AND ($6::timestamptz IS NULL OR (accepted_at, id) < ($6, $7::uuid))
-         ORDER BY accepted_at DESC, id DESC LIMIT $8",
+/// Everything that is known of a conversion: what was said, what was decided, what follows.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConversionStory {
+    #[serde(flatten)]
+    conversion: Conversion,
+    /// The earliest report's time.
+    converted_at: DateTime<Utc>,
+    /// When it is looked at next; null: not until somebody says something.
+    settle_at: Option<DateTime<Utc>>,
+    #[schema(value_type = Vec<Item>)]
+    items: Value,
+    /// Everything that was considered, in the order of time, with its share.
+    #[schema(value_type = Vec<Touchpoint>)]
+    path: Value,
+    reports: Vec<Report>,
+    decisions: Vec<Decision>,
+    commissions: Vec<CommissionStory>,
+}
+
+/// A line of an order.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what the processor writes")]
+struct Item {
+    product: String,
+    category: Option<String>,
+    quantity: u32,
+    /// Of the whole line.
+    #[schema(examples("49.90"))]
+    amount: String,
+}
+
+/// What may have led to an order.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what the processor writes")]
+struct Touchpoint {
+    /// Null: a coupon.
+    click_id: Option<String>,
+    at: DateTime<Utc>,
+    program_id: i64,
+    affiliate_id: i64,
+    link_id: Option<i64>,
+    /// click_token, coupon, visitor or fingerprint.
+    #[schema(examples("click_token"))]
+    evidence: String,
+    /// How sure that makes, in per cent.
+    #[schema(examples(100))]
+    confidence: u8,
+    /// 0 to 1; 0: it was considered and gets nothing.
+    #[schema(examples("1"))]
+    share: String,
+    /// What commission rules ask of the click, once that is known.
+    facts: Option<ClickFacts>,
+}
+
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what the processor writes")]
+struct ClickFacts {
+    #[schema(examples("DE"))]
+    country: String,
+    #[schema(examples("mobile"))]
+    device: String,
+    campaign: String,
+    /// `sub1` to `sub5`.
+    subs: Vec<String>,
+}
+
+/// What the merchant said of an order at some time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Report {
+    reported_at: DateTime<Utc>,
+    /// postback, pixel or event.
+    #[schema(examples("postback"))]
+    source: String,
+    status: Option<String>,
+    #[schema(examples("49.90"))]
+    amount: Option<String>,
+    currency: Option<String>,
+    /// The merchant's own.
+    report_id: Option<String>,
+}
+
+/// What somebody decided about a conversion.
+#[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
+pub(crate) struct Decision {
+    id: i64,
+    conversion_id: Uuid,
+    /// approve, reject or reinstate.
+    #[schema(examples("approve"))]
+    decision: String,
+    reason: String,
+    #[schema(examples("ana@example.com"))]
+    decided_by: String,
+    decided_at: DateTime<Utc>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct StoryRow {
+    #[sqlx(flatten)]
+    row: Row,
+    converted_at: DateTime<Utc>,
+    settle_at: Option<DateTime<Utc>>,
+    items: Value,
+    path: Value,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct ReportRow {
+    reported_at: DateTime<Utc>,
+    source: String,
+    status: Option<String>,
+    amount: Option<Decimal>,
+    currency: Option<String>,
+    report_id: Option<String>,
+}
+
+impl From<ReportRow> for Report {
+    fn from(row: ReportRow) -> Self {
+        let currency = row.currency.as_deref().unwrap_or_default();
+        Self {
+            amount: row.amount.map(|amount| amounts::text(amount, currency)),
+            reported_at: row.reported_at,
+            source: row.source,
+            status: row.status,
+            currency: row.currency,
+            report_id: row.report_id,
+        }
+    }
+}
+
+/// Explain a conversion
+///
+/// The whole story: what the merchant reported, what led to the order, what was decided, and each commission with the steps
+/// that led to it and all that the ledger has of it.
+#[utoipa::path(get, path = "/v1/conversions/{id}", tag = "Money", params(TenantHeader, ("id" = Uuid, Path)),
+    responses((status = 200, body = ConversionStory), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn read(
+    State(app): State<App>,
+    at: Scoped,
+    id: EventId,
+) -> Result<Json<ConversionStory>, Problem> {
+    // One moment for all of it.
+    let mut transaction = app.postgres.begin().await?;
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .execute(&mut *transaction)
+        .await?;
+    let story: StoryRow = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        ", converted_at, settle_at, items, path FROM conversions WHERE tenant_id = $1 AND id = $2"
+    ))
+    .bind(at.tenant)
+    .bind(id.0)
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Problem::not_found("conversion"))?;
+    let reports: Vec<ReportRow> = sqlx::query_as(
+        "SELECT reported_at, source, status, amount, currency, report_id FROM conversion_reports
+         WHERE tenant_id = $1 AND conversion_id = $2 ORDER BY reported_at, id LIMIT $3",
     )
-    .bind(tenant)
-    .bind(from)
-    .bind(to)
-    .bind(filter.affiliate_id)
-    .bind(filter.link_id)
-    .bind(asked.after.map(|after| after.0))
-    .bind(asked.after.map(|after| after.1))
-    .bind(asked.rows())
-    .fetch_all(postgres)
+    .bind(at.tenant)
+    .bind(id.0)
+    .bind(MAX_SHOWN)
+    .fetch_all(&mut *transaction)
     .await?;
-    Ok(rows)
+    let decisions: Vec<Decision> = sqlx::query_as(
+        "SELECT id, conversion_id, decision, reason, decided_by, decided_at FROM conversion_decisions
+         WHERE tenant_id = $1 AND conversion_id = $2 ORDER BY id LIMIT $3",
+    )
+    .bind(at.tenant)
+    .bind(id.0)
+    .bind(MAX_SHOWN)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let commissions =
+        commissions::stories(&mut transaction, at.tenant, Which::OfConversion(id.0)).await?;
+    transaction.commit().await?;
+    Ok(Json(ConversionStory {
+        conversion: story.row.into(),
+        converted_at: story.converted_at,
+        settle_at: story.settle_at,
+        items: story.items,
+        path: story.path,
+        reports: reports.into_iter().map(Report::from).collect(),
+        decisions,
+        commissions,
+    }))
+}
+
+/// What a person may decide. The latest decision counts, above what the merchant says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    /// What is on hold becomes available at once.
+    Approve,
+    /// It earns nothing; what was paid is taken back from the next payout.
+    Reject,
+    /// Takes a rejection back, the merchant's as well.
+    Reinstate,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewDecision {
+    decision: Verdict,
+    /// For those who ask later: 1 to 1,000 characters.
+    #[schema(examples("checked with the shop"))]
+    reason: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewDecisions {
+    /// 1 to 500 conversions.
+    ids: Vec<Uuid>,
+    decision: Verdict,
+    /// For those who ask later: 1 to 1,000 characters.
+    #[schema(examples("a test of the shop's"))]
+    reason: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Decided {
+    /// One for each conversion.
+    items: Vec<Decision>,
+}
+
+/// Decide about a conversion
+///
+/// The decision is kept, and its conversion settled again a moment later: commissions and ledger follow.
+#[utoipa::path(post, path = "/v1/conversions/{id}/decisions", tag = "Money", request_body = NewDecision,
+    params(TenantHeader, IdempotencyHeader, ("id" = Uuid, Path)),
+    responses((status = 201, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn decide(
+    State(app): State<App>,
+    at: Scoped,
+    id: EventId,
+    actor: Actor,
+    idempotency: IdempotencyKey,
+    body: Body<NewDecision>,
+) -> Result<Response, Problem> {
+    let new = body.value;
+    let mut checks = Checks::default();
+    let reason = checks.text("reason", &new.reason, MAX_REASON_CHARS);
+    checks.finish()?;
+    let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
+        Begun::Before(answer) => return Ok(answer),
+        Begun::Now(creation) => creation,
+    };
+    let made = Made {
+        decision: new.decision,
+        reason,
+        by: actor.0,
+        at: app.clock.now(),
+    };
+    let decided = made
+        .about(creation.connection(), at.tenant, &[id.0])
+        .await?;
+    let decision = decided.into_iter().next();
+    let decision = decision.ok_or_else(|| Problem::not_found("conversion"))?;
+    creation.finish(&decision, &[]).await
+}
+
+/// Decide about many conversions
+///
+/// About all of them or, when there is no such conversion among them, about none.
+#[utoipa::path(post, path = "/v1/conversions/decisions", tag = "Money", request_body = NewDecisions,
+    params(TenantHeader, IdempotencyHeader),
+    responses((status = 201, body = Decided), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn decide_many(
+    State(app): State<App>,
+    at: Scoped,
+    actor: Actor,
+    idempotency: IdempotencyKey,
+    body: Body<NewDecisions>,
+) -> Result<Response, Problem> {
+    let new = body.value;
+    let mut checks = Checks::default();
+    if !(1..=MAX_DECIDED).contains(&new.ids.len()) {
+        checks.wrong("ids", format!("must be 1 to {MAX_DECIDED} conversions"));
+    }
+    let reason = checks.text("reason", &new.reason, MAX_REASON_CHARS);
+    checks.finish()?;
+    let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
+        Begun::Before(answer) => return Ok(answer),
+        Begun::Now(creation) => creation,
+    };
+    let made = Made {
+        decision: new.decision,
+        reason,
+        by: actor.0,
+        at: app.clock.now(),
+    };
+    let items = made
+        .about(creation.connection(), at.tenant, &new.ids)
+        .await?;
+    let decided: HashSet<Uuid> = items
+        .iter()
+        .map(|decision| decision.conversion_id)
+        .collect();
+    let mut checks = Checks::default();
+    for (number, id) in new.ids.iter().enumerate() {
+        if !decided.contains(id) {
+            checks.wrong(&format!("ids[{number}]"), "there is no such conversion");
+        }
+    }
+    checks.finish()?;
+    creation.finish(&Decided { items }, &[]).await
+}
+
+/// A decision that is made.
+struct Made {
+    decision: Verdict,
+    reason: String,
+    by: String,
+    at: DateTime<Utc>,
+}
+
+impl Made {
+    /// Keeps the decision about those of these conversions that are the tenant's, and has them settled again.
+    async fn about(
+        &self,
+        connection: &mut PgConnection,
+        tenant: TenantId,
+        conversions: &[Uuid],
+    ) -> Result<Vec<Decision>, sqlx::Error> {
+        // In the order in which they are locked to be settled, so that nobody waits in a circle.
+        let ids: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT id FROM conversions WHERE tenant_id = $1 AND id = ANY($2) ORDER BY id FOR UPDATE",
+        )
+        .bind(tenant)
+        .bind(conversions)
+        .fetch_all(&mut *connection)
+        .await?;
+        let decisions = sqlx::query_as(
+            "INSERT INTO conversion_decisions (tenant_id, conversion_id, decision, reason, decided_by, decided_at)
+             SELECT $1, id, $3, $4, $5, $6 FROM unnest($2::uuid[]) AS w (id)
+             RETURNING id, conversion_id, decision, reason, decided_by, decided_at",
+        )
+        .bind(tenant)
+        .bind(&ids)
+        .bind(self.decision)
+        .bind(&self.reason)
+        .bind(&self.by)
+        .bind(self.at)
+        .fetch_all(&mut *connection)
+        .await?;
+        sqlx::query("UPDATE conversions SET settle_at = $3 WHERE tenant_id = $1 AND id = ANY($2)")
+            .bind(tenant)
+            .bind(&ids)
+            .bind(self.at)
+            .execute(connection)
+            .await?;
+        Ok(decisions)
+    }
 }

@@ -263,7 +263,13 @@ pub(crate) async fn create(
         Begun::Before(answer) => return Ok(answer),
         Begun::Now(creation) => creation,
     };
-    must_belong(creation.connection(), at.tenant, &new).await?;
+    must_belong(
+        creation.connection(),
+        at.tenant,
+        new.program_id,
+        new.affiliate_id,
+    )
+    .await?;
     let mut row = None;
     for _ in 0..CODE_DRAWS {
         let code = new.code.clone().unwrap_or_else(random_code);
@@ -325,23 +331,24 @@ async fn insert(
 }
 
 /// Program and affiliate must be the tenant's; the database refuses others anyway, less clearly.
-async fn must_belong(
+pub(crate) async fn must_belong(
     connection: &mut PgConnection,
     tenant: TenantId,
-    new: &NewLink,
+    program: i64,
+    affiliate: i64,
 ) -> Result<(), Problem> {
-    let (program, affiliate): (bool, bool) = sqlx::query_as(
+    let (has_program, has_affiliate): (bool, bool) = sqlx::query_as(
         "SELECT EXISTS (SELECT FROM programs WHERE tenant_id = $1 AND id = $2),
                 EXISTS (SELECT FROM affiliates WHERE tenant_id = $1 AND id = $3)",
     )
     .bind(tenant)
-    .bind(new.program_id)
-    .bind(new.affiliate_id)
+    .bind(program)
+    .bind(affiliate)
     .fetch_one(connection)
     .await?;
     let missing = [
-        ("program_id", "there is no such program", program),
-        ("affiliate_id", "there is no such affiliate", affiliate),
+        ("program_id", "there is no such program", has_program),
+        ("affiliate_id", "there is no such affiliate", has_affiliate),
     ];
     let errors: Vec<FieldError> = missing
         .into_iter()

@@ -6,14 +6,19 @@ pub(crate) mod api_keys;
 pub(crate) mod clicks;
 pub(crate) mod commissions;
 pub(crate) mod conversions;
+pub(crate) mod coupons;
 pub(crate) mod domains;
 pub(crate) mod erasures;
+pub(crate) mod exchange_rates;
 pub(crate) mod home;
+pub(crate) mod ledger;
 pub(crate) mod links;
 pub(crate) mod postback_tokens;
 pub(crate) mod postbacks;
+pub(crate) mod preview;
 pub(crate) mod programs;
 pub(crate) mod publishable_keys;
+pub(crate) mod rules;
 pub(crate) mod sessions;
 pub(crate) mod tenants;
 pub(crate) mod users;
@@ -67,11 +72,11 @@ pub(crate) struct IdempotencyHeader {
     tags(
         (name = "Tenants", description = "Workspaces, and who may act in them"),
         (name = "Sessions", description = "Signing in with an e-mail address and a password"),
-        (name = "Programs", description = "What affiliates earn"),
-        (name = "Affiliates", description = "Partners, and what they are owed"),
+        (name = "Programs", description = "What affiliates earn: programs, their commission rules, exchange rates"),
+        (name = "Affiliates", description = "Partners, their coupons, and what they are owed"),
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
-        (name = "Money", description = "Reports of orders, conversions and the commissions they earned"),
+        (name = "Money", description = "Reports of orders, conversions and what was decided about them, the commissions they earned, and the ledger"),
         (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
@@ -107,9 +112,15 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(sessions::create, sessions::end))
         .routes(routes!(programs::create, programs::list))
         .routes(routes!(programs::read, programs::change))
+        .routes(routes!(rules::list))
+        .routes(routes!(rules::put))
+        .routes(routes!(preview::preview))
+        .routes(routes!(exchange_rates::create, exchange_rates::list))
         .routes(routes!(affiliates::create, affiliates::list))
-        .routes(routes!(affiliates::read))
+        .routes(routes!(affiliates::read, affiliates::change))
         .routes(routes!(affiliates::balance))
+        .routes(routes!(coupons::create, coupons::list))
+        .routes(routes!(coupons::read, coupons::change))
         .routes(routes!(links::create, links::list))
         .routes(routes!(links::read, links::change))
         .routes(routes!(domains::create, domains::list))
@@ -118,9 +129,14 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(publishable_keys::change, publishable_keys::revoke))
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
+        .routes(routes!(conversions::decide_many))
+        .routes(routes!(conversions::read))
+        .routes(routes!(conversions::decide))
         .routes(routes!(commissions::list))
         .routes(routes!(postbacks::list))
         .routes(routes!(postbacks::test))
+        .routes(routes!(commissions::read))
+        .routes(routes!(ledger::list))
         .routes(routes!(analytics::query))
         .routes(routes!(analytics::overview))
         .routes(routes!(analytics::time_series))

@@ -22,6 +22,69 @@ use crate::pages::{AfterId, Asked, ListQuery, Page};
 use crate::state::App;
 use crate::validate::Checks;
 
+/// How a conversion is shared out over the clicks that led to it.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum Model {
+    #[default]
+    LastClick,
+    FirstClick,
+    Linear,
+    TimeDecay,
+    PositionBased,
+}
+
+/// Which currency commissions are in.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum PayIn {
+    /// The order's.
+    #[default]
+    Order,
+    /// The program's: orders in others need an exchange rate.
+    Program,
+}
+
+/// What the percentages of those above an affiliate are of.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type,
+)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum UplineOf {
+    #[default]
+    Commission,
+    Order,
+}
+
+fn upline_percents() -> Vec<String> {
+    ["10", "3", "1"].map(str::to_owned).to_vec()
+}
+
+/// What the rule base gives, where that is a percentage; goes with `FROM programs p`.
+macro_rules! percent {
+    () => {
+        "(SELECT CASE WHEN active AND coalesce(document->>'kind', 'commission') = 'commission' \
+                      AND document->'reward'->>'kind' = 'percent' THEN (document->'reward'->>'percent')::numeric END \
+          FROM commission_rules WHERE tenant_id = p.tenant_id AND program_id = p.id AND name = 'base' \
+          ORDER BY version DESC LIMIT 1) AS percent"
+    };
+}
+
+/// Selects what a [`Row`] holds but the percentage.
+macro_rules! columns {
+    () => {
+        "p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.model, p.pay_in, \
+         p.upline_percents, p.upline_of, p.created_at"
+    };
+}
+
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewProgram {
@@ -44,6 +107,19 @@ pub(crate) struct NewProgram {
     #[serde(default)]
     #[schema(examples(json!(["shop.example", "*.shop.example"])))]
     override_hosts: Vec<String>,
+    #[serde(default)]
+    #[schema(default = "last_click")]
+    model: Model,
+    #[serde(default)]
+    #[schema(default = "order")]
+    pay_in: PayIn,
+    /// What the affiliate's parent, its parent and so on get on top: 10 percentages at most, each as a decimal string.
+    #[serde(default = "upline_percents")]
+    #[schema(default = json!(["10", "3", "1"]), examples(json!(["10", "3", "1"])))]
+    upline_percents: Vec<String>,
+    #[serde(default)]
+    #[schema(default = "commission")]
+    upline_of: UplineOf,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -56,6 +132,12 @@ pub(crate) struct ProgramChange {
     hold_seconds: Option<i64>,
     /// Replaces the whole list.
     override_hosts: Option<Vec<String>>,
+    model: Option<Model>,
+    pay_in: Option<PayIn>,
+    /// Replaces the whole list.
+    #[schema(examples(json!(["5", "2.5"])))]
+    upline_percents: Option<Vec<String>>,
+    upline_of: Option<UplineOf>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -64,12 +146,17 @@ pub(crate) struct Program {
     id: ProgramId,
     name: String,
     currency: String,
-    /// By the rule's latest version.
+    /// By the latest version of the rule `base`; null where that gives something else than a percentage.
     #[schema(examples("12.5"))]
-    commission_percent: String,
+    commission_percent: Option<String>,
     window_seconds: i64,
     hold_seconds: i64,
     override_hosts: Vec<String>,
+    model: Model,
+    pay_in: PayIn,
+    #[schema(examples(json!(["10", "3", "1"])))]
+    upline_percents: Vec<String>,
+    upline_of: UplineOf,
     created_at: DateTime<Utc>,
 }
 
@@ -81,8 +168,12 @@ struct Row {
     window_seconds: i64,
     hold_seconds: i64,
     override_hosts: Vec<String>,
+    model: Model,
+    pay_in: PayIn,
+    upline_percents: Vec<Decimal>,
+    upline_of: UplineOf,
     created_at: DateTime<Utc>,
-    percent: Decimal,
+    percent: Option<Decimal>,
 }
 
 impl From<Row> for Program {
@@ -91,10 +182,18 @@ impl From<Row> for Program {
             id: row.id,
             name: row.name,
             currency: row.currency,
-            commission_percent: amounts::percent(row.percent),
+            commission_percent: row.percent.map(amounts::percent),
             window_seconds: row.window_seconds,
             hold_seconds: row.hold_seconds,
             override_hosts: row.override_hosts,
+            model: row.model,
+            pay_in: row.pay_in,
+            upline_percents: row
+                .upline_percents
+                .into_iter()
+                .map(amounts::percent)
+                .collect(),
+            upline_of: row.upline_of,
             created_at: row.created_at,
         }
     }
@@ -117,16 +216,18 @@ pub(crate) async fn create(
     checks.seconds("window_seconds", new.window_seconds, 1);
     checks.seconds("hold_seconds", new.hold_seconds, 0);
     checks.override_hosts("override_hosts", &new.override_hosts);
+    let uplines = checks.uplines("upline_percents", &new.upline_percents);
     checks.finish()?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
         Begun::Now(creation) => creation,
     };
-    let row: Row = sqlx::query_as(
-        "INSERT INTO programs (tenant_id, name, currency, window_seconds, hold_seconds, created_at, override_hosts)
-         VALUES ($1, $2, $3, $4, $5, $6, $8)
-         RETURNING id, name, currency, window_seconds, hold_seconds, override_hosts, created_at, $7::numeric AS percent",
-    )
+    let row: Row = sqlx::query_as(concat!(
+        "INSERT INTO programs AS p (tenant_id, name, currency, window_seconds, hold_seconds, created_at, override_hosts,
+                                    model, pay_in, upline_percents, upline_of)
+         VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12) RETURNING $7::numeric AS percent, ",
+        columns!()
+    ))
     .bind(at.tenant)
     .bind(&name)
     .bind(&new.currency)
@@ -135,6 +236,10 @@ pub(crate) async fn create(
     .bind(app.clock.now())
     .bind(percent)
     .bind(&new.override_hosts)
+    .bind(new.model)
+    .bind(new.pay_in)
+    .bind(&uplines)
+    .bind(new.upline_of)
     .fetch_one(creation.connection())
     .await?;
     sqlx::query(
@@ -142,7 +247,7 @@ pub(crate) async fn create(
     )
     .bind(at.tenant)
     .bind(row.id)
-    .bind(json!({"events": [], "reward": {"kind": "percent", "percent": amounts::percent(row.percent)}}))
+    .bind(json!({"events": [], "reward": {"kind": "percent", "percent": amounts::percent(percent)}}))
     .bind(row.created_at)
     .execute(creation.connection())
     .await?;
@@ -159,14 +264,13 @@ pub(crate) async fn list(
     format: Format,
 ) -> Result<Response, Problem> {
     let asked = Asked::<AfterId>::new(query.limit, query.cursor.as_deref())?;
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at, r.percent
-         FROM programs p JOIN LATERAL (
-             SELECT (document->'reward'->>'percent')::numeric AS percent FROM commission_rules
-             WHERE program_id = p.id AND name = 'base' ORDER BY version DESC LIMIT 1
-         ) r ON true
-         WHERE p.tenant_id = $1 AND p.id > $2 ORDER BY p.id LIMIT $3",
-    )
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        ", ",
+        percent!(),
+        " FROM programs p WHERE p.tenant_id = $1 AND p.id > $2 ORDER BY p.id LIMIT $3"
+    ))
     .bind(at.tenant)
     .bind(asked.after.map_or(0, |after| after.0))
     .bind(asked.rows())
@@ -190,12 +294,13 @@ pub(crate) async fn read(
 }
 
 async fn find(connection: &mut PgConnection, tenant: TenantId, id: i64) -> Result<Row, Problem> {
-    sqlx::query_as(
-        "SELECT p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.created_at,
-                (r.document->'reward'->>'percent')::numeric AS percent
-         FROM programs p JOIN commission_rules r ON r.tenant_id = p.tenant_id AND r.program_id = p.id AND r.name = 'base'
-         WHERE p.tenant_id = $1 AND p.id = $2 ORDER BY r.version DESC LIMIT 1",
-    )
+    sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        ", ",
+        percent!(),
+        " FROM programs p WHERE p.tenant_id = $1 AND p.id = $2"
+    ))
     .bind(tenant)
     .bind(id)
     .fetch_optional(connection)
@@ -205,7 +310,8 @@ async fn find(connection: &mut PgConnection, tenant: TenantId, id: i64) -> Resul
 
 /// Change a program
 ///
-/// What is left out stays as it is. The redirector follows with all the program's links: a moment
+/// What is left out stays as it is. Commissions follow `model`, `pay_in` and the uplines when their order is settled the
+/// next time. The redirector follows with all the program's links: a moment
 /// later for a thousand of them, within a minute for a million.
 #[utoipa::path(patch, path = "/v1/programs/{id}", tag = "Programs", request_body = ProgramChange, params(TenantHeader, ("id" = i64, Path)),
     responses((status = 200, body = Program), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -227,11 +333,16 @@ pub(crate) async fn change(
     if let Some(hosts) = &change.override_hosts {
         checks.override_hosts("override_hosts", hosts);
     }
+    let uplines = change
+        .upline_percents
+        .map(|percents| checks.uplines("upline_percents", &percents));
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
     sqlx::query(
         "UPDATE programs SET name = COALESCE($3, name), window_seconds = COALESCE($4, window_seconds),
-                hold_seconds = COALESCE($5, hold_seconds), override_hosts = COALESCE($6, override_hosts)
+                hold_seconds = COALESCE($5, hold_seconds), override_hosts = COALESCE($6, override_hosts),
+                model = COALESCE($7, model), pay_in = COALESCE($8, pay_in),
+                upline_percents = COALESCE($9, upline_percents), upline_of = COALESCE($10, upline_of)
          WHERE tenant_id = $1 AND id = $2",
     )
     .bind(at.tenant)
@@ -240,6 +351,10 @@ pub(crate) async fn change(
     .bind(change.window_seconds)
     .bind(change.hold_seconds)
     .bind(&change.override_hosts)
+    .bind(change.model)
+    .bind(change.pay_in)
+    .bind(&uplines)
+    .bind(change.upline_of)
     .execute(&mut *transaction)
     .await?;
     let row = find(&mut transaction, at.tenant, id.0).await?;

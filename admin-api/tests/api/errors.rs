@@ -108,6 +108,45 @@ async fn bad_requests_are_told_what_to_change() {
         ("/v1/domains", json!({"host": tenant.domain})),
         ("/v1/publishable-keys", json!({"name": "", "origins": []})),
         (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1, "hold_seconds": 0,
+                "model": "coin", "upline_percents": ["101"]}),
+        ),
+        (
+            "/v1/programs",
+            json!({"name": "p", "currency": "USD", "commission_percent": "1", "window_seconds": 1, "hold_seconds": 0,
+                "upline_percents": ["1", "101"]}),
+        ),
+        (
+            "/v1/affiliates",
+            json!({"name": "a", "tier": " ", "groups": ["g", "g"], "tags": vec!["t"; 51]}),
+        ),
+        ("/v1/affiliates", json!({"name": "a", "parent_id": 999_999})),
+        (
+            "/v1/coupons",
+            json!({"code": "A\tB", "program_id": tenant.program, "affiliate_id": tenant.affiliate}),
+        ),
+        (
+            "/v1/coupons",
+            json!({"code": "A", "program_id": 999_999, "affiliate_id": -1}),
+        ),
+        (
+            "/v1/exchange-rates",
+            json!({"base": "USD", "quote": "USD", "rate": "0", "valid_from": "1970-01-01T00:00:00Z"}),
+        ),
+        (
+            "/v1/conversions/decisions",
+            json!({"ids": [], "decision": "reject", "reason": ""}),
+        ),
+        (
+            "/v1/conversions/decisions",
+            json!({"ids": ["0199f3a4-5b6c-7d8e-9f01-23456789abcd"], "decision": "reject", "reason": "a test"}),
+        ),
+        (
+            "/v1/conversions/decisions",
+            json!({"ids": ["order 7"], "decision": "forget", "reason": "a test"}),
+        ),
+        (
             "/v1/publishable-keys",
             json!({"name": "k", "origins": ["https://a.example", "https://a.example/path"]}),
         ),
@@ -228,6 +267,14 @@ async fn bad_requests_are_told_what_to_change() {
         "/v1/links?code=%00",
         "/v1/conversions?from=yesterday",
         "/v1/conversions?link_id=x",
+        "/v1/conversions?status=lost",
+        "/v1/conversions?attribution=luck",
+        "/v1/conversions/7",
+        "/v1/conversions/0199f3a4-5b6c-7d8e-9f01-23456789abcd",
+        "/v1/commissions/0199f3a4-5b6c-7d8e-9f01-23456789abcd",
+        "/v1/programs/999999/rules",
+        "/v1/ledger",
+        "/v1/ledger?commission_id=7",
         "/v1/commissions?cursor=aTE",
         "/v1/analytics/by-day?from=2026-02-02&to=2026-02-01",
         "/v1/analytics/by-day?from=2024-01-01&to=2026-01-01",

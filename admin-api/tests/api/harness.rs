@@ -178,6 +178,11 @@ impl Api {
             .await
     }
 
+    pub(crate) async fn put(&self, key: &str, path: &str, body: Value) -> Answer {
+        self.send(self.request(key, Method::PUT, path).json(&body))
+            .await
+    }
+
     pub(crate) async fn delete(&self, key: &str, path: &str) -> Answer {
         self.send(self.request(key, Method::DELETE, path)).await
     }

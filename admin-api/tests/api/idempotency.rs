@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Api, OWNER_KEY};
+use crate::money;
 
 async fn keyed(api: &Api, caller: &str, path: &str, key: &str, body: &Value) -> Answer {
     let request = api
@@ -17,6 +18,7 @@ async fn every_creating_post_is_answered_again_without_its_secret() {
     let api = Api::start().await;
     let tenant = api.tenant("ours").await;
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
+    let order = money::order(&api.pool, &tenant, 1, "50", None).await;
     let creations = [
         (
             OWNER_KEY,
@@ -72,6 +74,30 @@ async fn every_creating_post_is_answered_again_without_its_secret() {
             json!({"name": "k", "origins": ["https://a.example"]}),
             None,
         ),
+        (
+            &tenant.admin,
+            "/v1/coupons".to_owned(),
+            json!({"code": "ANA10", "program_id": tenant.program, "affiliate_id": tenant.affiliate}),
+            None,
+        ),
+        (
+            &tenant.admin,
+            "/v1/exchange-rates".to_owned(),
+            json!({"base": "EUR", "quote": "USD", "rate": "1.1", "valid_from": "2026-01-01T00:00:00Z"}),
+            None,
+        ),
+        (
+            &tenant.admin,
+            format!("/v1/conversions/{order}/decisions"),
+            json!({"decision": "approve", "reason": "checked"}),
+            None,
+        ),
+        (
+            &tenant.admin,
+            "/v1/conversions/decisions".to_owned(),
+            json!({"ids": [order], "decision": "reject", "reason": "a test"}),
+            None,
+        ),
     ];
     for (number, (caller, path, body, secret)) in creations.iter().enumerate() {
         let key = format!("key {number}");
@@ -107,6 +133,11 @@ async fn every_creating_post_is_answered_again_without_its_secret() {
             .await
             .unwrap();
     assert_eq!(stored.len(), creations.len());
+    let decisions: i64 = sqlx::query_scalar("SELECT count(*) FROM conversion_decisions")
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
+    assert_eq!(decisions, 2);
     assert!(stored.iter().all(|(_, response)| {
         !response
             .to_string()

@@ -5,18 +5,23 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tributary_shared::clock::Clock;
+use uuid::Uuid;
 
 use crate::analytics::{click_with, insert, uuid};
 use crate::harness::{Answer, Api, OWNER_KEY, Tenant};
+use crate::money;
 
 /// A stream of events, which has no end.
 const LIVE: &str = "/v1/analytics/live";
-/// POSTs that change nothing.
-const ASKING: [&str; 2] = ["/v1/analytics/query", "/v1/postbacks/test"];
 const MOMENT: Duration = Duration::from_millis(2500);
 
 /// Every operation with a path and a body that would work for `tenant`.
-fn operations(tenant: &Tenant, click: &str) -> Vec<(Method, String, Option<Value>)> {
+fn operations(
+    tenant: &Tenant,
+    click: &str,
+    order: Uuid,
+    coupon: i64,
+) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
         program,
@@ -68,6 +73,44 @@ fn operations(tenant: &Tenant, click: &str) -> Vec<(Method, String, Option<Value
             format!("/v1/programs/{program}"),
             json!({"window_seconds": 1}),
         ),
+        get(format!("/v1/programs/{program}/rules")),
+        (
+            Method::PUT,
+            format!("/v1/programs/{program}/rules/base"),
+            Some(json!({"document": {"reward": {"kind": "percent", "percent": "99"}}})),
+        ),
+        post(
+            format!("/v1/programs/{program}/preview"),
+            json!({"affiliate_id": affiliate, "amount": "10"}),
+        ),
+        post(
+            "/v1/exchange-rates".into(),
+            json!({"base": "EUR", "quote": "USD", "rate": "1.1", "valid_from": "2026-01-01T00:00:00Z"}),
+        ),
+        get("/v1/exchange-rates".into()),
+        post(
+            "/v1/coupons".into(),
+            json!({"code": "another", "program_id": program, "affiliate_id": affiliate}),
+        ),
+        get("/v1/coupons".into()),
+        get(format!("/v1/coupons/{coupon}")),
+        patch(format!("/v1/coupons/{coupon}"), json!({"active": false})),
+        patch(
+            format!("/v1/affiliates/{affiliate}"),
+            json!({"name": "Renamed"}),
+        ),
+        get(format!("/v1/conversions/{order}")),
+        post(
+            format!("/v1/conversions/{order}/decisions"),
+            json!({"decision": "reject", "reason": "envy"}),
+        ),
+        post(
+            "/v1/conversions/decisions".into(),
+            json!({"ids": [order], "decision": "reject", "reason": "envy"}),
+        ),
+        get(format!("/v1/commissions/{order}")),
+        get(format!("/v1/ledger?affiliate_id={affiliate}")),
+        get(format!("/v1/ledger?commission_id={order}")),
         get("/v1/tenant".into()),
         patch("/v1/tenant".into(), json!({"name": "Renamed"})),
         post("/v1/domains".into(), json!({"host": "new.example"})),
@@ -129,6 +172,11 @@ fn operations(tenant: &Tenant, click: &str) -> Vec<(Method, String, Option<Value
         get("/v1/analytics/by-day".into()),
         get("/v1/analytics/by-link".into()),
     ]
+}
+
+/// Whether a POST to it changes nothing.
+fn only_asks(path: &str) -> bool {
+    path == "/v1/analytics/query" || path == "/v1/postbacks/test" || path.ends_with("/preview")
 }
 
 /// Whether `path` is one of `template`, such as `/v1/links/{id}`.
@@ -205,7 +253,11 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     insert(&api, "postbacks", report).await;
     let clicks = api.get(&ours.analyst, "/v1/analytics/clicks").await.json();
     let click = clicks["items"][0]["id"].as_str().unwrap();
-    let all = operations(&ours, click);
+    let order = money::order(&api.pool, &ours, 1, "50", Some("5")).await;
+    let coupon =
+        json!({"code": "of ours", "program_id": ours.program, "affiliate_id": ours.affiliate});
+    let coupon = api.create(&ours.admin, "/v1/coupons", coupon).await;
+    let all = operations(&ours, click, order, coupon["id"].as_i64().unwrap());
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -231,14 +283,14 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 401,
                 "{name} with an unknown key"
             );
-            if *method != Method::GET && !ASKING.contains(&path.as_str()) {
+            if *method != Method::GET && !only_asks(path) {
                 let status = ask(&api, &ours.analyst, operation).await.status;
                 assert_eq!(status, 403, "{name} by an analyst");
             }
         }
         // Their key, our ids.
         let answer = ask(&api, &theirs.admin, operation).await;
-        let about_us = path
+        let about_us = (path.split('?').next().unwrap_or_default())
             .trim_start_matches("/v1")
             .contains(|c: char| c.is_ascii_digit());
         if about_us {
@@ -249,19 +301,24 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
             );
         } else if path == "/v1/tenants" {
             assert_eq!(answer.status, 403, "{name} by a member");
-        } else if path == "/v1/links" && *method == Method::POST {
+        } else if *method == Method::POST
+            && ["/v1/links", "/v1/coupons", "/v1/conversions/decisions"].contains(&path.as_str())
+        {
             assert_eq!(
                 answer.status, 422,
-                "{name} over another tenant's program: {}",
+                "{name} over what is another tenant's: {}",
                 answer.text
             );
-        } else if *method == Method::GET || ASKING.contains(&path.as_str()) {
+        } else if *method == Method::GET || only_asks(path) {
             assert_eq!(answer.status, 200, "{name}: {}", answer.text);
             assert!(
                 !answer.text.contains("ours"),
                 "{name} shows ours: {}",
                 answer.text
             );
+            if path.starts_with("/v1/ledger") {
+                assert_eq!(answer.json()["items"], json!([]), "{name}");
+            }
         }
         // Naming our tenant doesn't help them.
         let (method, path, body) = operation;
@@ -284,6 +341,17 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let program = format!("/v1/programs/{}", ours.program);
     let program = api.get(&ours.admin, &program).await.json();
     assert_eq!(program["window_seconds"], 2_592_000);
+    assert_eq!(program["commission_percent"], "10");
+    let decided: i64 = sqlx::query_scalar("SELECT count(*) FROM conversion_decisions")
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
+    assert_eq!(decided, 0);
+    let coupons = api.get(&ours.admin, "/v1/coupons").await.json();
+    assert_eq!(coupons["items"][0]["active"], true);
+    let affiliate = format!("/v1/affiliates/{}", ours.affiliate);
+    let affiliate = api.get(&ours.admin, &affiliate).await.json();
+    assert_eq!(affiliate["name"], "Ana of ours");
     let domains = api.get(&ours.admin, "/v1/domains").await.json();
     assert_eq!(domains["items"][0]["host"], ours.domain.as_str());
     let keys = api.get(&ours.admin, "/v1/publishable-keys").await.json();

@@ -21,5 +21,7 @@ mod idempotency;
 mod isolation;
 mod money;
 mod openapi;
+mod orders;
 mod postbacks;
 mod privacy;
+mod rules;

@@ -12,7 +12,7 @@ fn first() -> DateTime<Utc> {
 }
 
 /// An order of `amount` that earned 10 %, as the processor would record it; none: not attributed.
-async fn order(
+pub(crate) async fn order(
     pool: &PgPool,
     tenant: &Tenant,
     number: i64,
@@ -78,7 +78,7 @@ async fn order(
     id
 }
 
-async fn orders(api: &Api, tenant: &Tenant) {
+pub(crate) async fn orders(api: &Api, tenant: &Tenant) {
     for number in 0..5 {
         order(&api.pool, tenant, number, "49.9", Some("4.99")).await;
     }

@@ -106,6 +106,15 @@ pub(super) struct Link {
     pub(super) affiliate_id: AffiliateId,
 }
 
+/// Whose a coupon is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Coupon {
+    pub(super) program_id: ProgramId,
+    pub(super) affiliate_id: AffiliateId,
+    /// Orders from then on are nobody's by it.
+    pub(super) ended_at: Option<DateTime<Utc>>,
+}
+
 /// What a program says of money.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
@@ -156,7 +165,7 @@ pub(super) struct Known {
     pub(super) commissions: BTreeMap<Uuid, Vec<Commission>>,
     pub(super) decisions: BTreeMap<Uuid, Decision>,
     pub(super) links: BTreeMap<LinkId, Link>,
-    pub(super) coupons: BTreeMap<(TenantId, String), (ProgramId, AffiliateId)>,
+    pub(super) coupons: BTreeMap<(TenantId, String), Coupon>,
     pub(super) programs: BTreeMap<ProgramId, Program>,
     pub(super) affiliates: BTreeMap<AffiliateId, Affiliate>,
     pub(super) erased: BTreeSet<(TenantId, CustomerHash)>,
@@ -240,16 +249,29 @@ pub(super) async fn evidence(
     }
     if !coupons.is_empty() {
         let (tenants, codes): (Vec<TenantId>, Vec<String>) = coupons.iter().cloned().unzip();
-        let rows: Vec<(TenantId, String, ProgramId, AffiliateId)> = sqlx::query_as(
-            "SELECT c.tenant_id, lower(c.code), c.program_id, c.affiliate_id
+        let rows: Vec<(
+            TenantId,
+            String,
+            ProgramId,
+            AffiliateId,
+            Option<DateTime<Utc>>,
+        )> = sqlx::query_as(
+            "SELECT c.tenant_id, lower(c.code), c.program_id, c.affiliate_id, c.ended_at
              FROM unnest($1::bigint[], $2::text[]) AS w (tenant_id, code)
-             JOIN coupons c ON c.tenant_id = w.tenant_id AND lower(c.code) = lower(w.code) WHERE c.active",
+             JOIN coupons c ON c.tenant_id = w.tenant_id AND lower(c.code) = lower(w.code)",
         )
         .bind(tenants)
         .bind(codes)
         .fetch_all(&mut *connection)
         .await?;
-        let coupon = |(tenant, code, program, affiliate)| ((tenant, code), (program, affiliate));
+        let coupon = |(tenant, code, program_id, affiliate_id, ended_at)| {
+            let coupon = Coupon {
+                program_id,
+                affiliate_id,
+                ended_at,
+            };
+            ((tenant, code), coupon)
+        };
         known.coupons = rows.into_iter().map(coupon).collect();
     }
     if !customers.is_empty() {

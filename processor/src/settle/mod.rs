@@ -231,12 +231,14 @@ impl Settler {
             }
         }
         let coupon = order.coupon.map(|code| (tenant, code.to_lowercase()));
-        if let Some((program_id, affiliate_id)) = coupon.and_then(|key| known.coupons.get(&key)) {
+        let coupon = coupon.and_then(|key| known.coupons.get(&key));
+        let in_use = |of: &&load::Coupon| of.ended_at.is_none_or(|end| order.converted_at < end);
+        if let Some(coupon) = coupon.filter(in_use) {
             touchpoints.push(Touchpoint {
                 click_id: None,
                 at: order.converted_at,
-                program_id: *program_id,
-                affiliate_id: *affiliate_id,
+                program_id: coupon.program_id,
+                affiliate_id: coupon.affiliate_id,
                 link_id: None,
                 evidence: Evidence::Coupon,
                 facts: None,

@@ -71,7 +71,8 @@ CREATE TABLE exchange_rates (
     UNIQUE (tenant_id, base, quote, valid_from)
 );
 
--- A code that an affiliate gives to its public; who uses it was brought by the affiliate.
+-- A code that an affiliate gives to its public; who uses it was brought by the affiliate. One that was ended keeps what it
+-- brought until then.
 CREATE TABLE coupons (
     id           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id    bigint      NOT NULL REFERENCES tenants,
@@ -79,7 +80,9 @@ CREATE TABLE coupons (
     program_id   bigint      NOT NULL,
     affiliate_id bigint      NOT NULL,
     active       boolean     NOT NULL DEFAULT true,
+    ended_at     timestamptz,
     created_at   timestamptz NOT NULL DEFAULT now(),
+    CHECK (active = (ended_at IS NULL)),
     FOREIGN KEY (tenant_id, program_id) REFERENCES programs (tenant_id, id),
     FOREIGN KEY (tenant_id, affiliate_id) REFERENCES affiliates (tenant_id, id)
 );
@@ -150,6 +153,7 @@ CREATE TABLE conversion_reports (
     FOREIGN KEY (tenant_id, conversion_id) REFERENCES conversions (tenant_id, id),
     CHECK ((amount IS NULL) = (currency IS NULL) OR (status = 'refunded' AND amount IS NULL))
 );
+CREATE INDEX conversions_without_rate ON conversions (tenant_id) WHERE starts_with(note, 'there is no rate');
 CREATE INDEX conversion_reports_by_conversion ON conversion_reports (conversion_id);
 CREATE INDEX conversion_reports_by_address ON conversion_reports (tenant_id, address, reported_at) WHERE address IS NOT NULL;
 CREATE INDEX conversion_reports_by_visitor ON conversion_reports (tenant_id, substring(visitor_id FROM 9)) WHERE visitor_id IS NOT NULL;
@@ -207,6 +211,8 @@ ALTER TABLE commissions
     ADD UNIQUE (conversion_id, affiliate_id, part, currency),
     ADD CHECK (state IN ('pending', 'approved', 'paid', 'rejected', 'clawed_back')),
     ADD CHECK (pending + available + in_payout + paid + clawback = amount);
+
+CREATE INDEX ledger_transactions_by_commission ON ledger_transactions (tenant_id, commission_id);
 
 -- reason: why it was posted: earned, changed, approved, refunded, rejected, reinstated ...
 ALTER TABLE ledger_transactions ADD COLUMN reason text NOT NULL DEFAULT 'earned';

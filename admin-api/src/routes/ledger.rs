@@ -1,0 +1,140 @@
+//! The ledger's entries of an affiliate or of a commission, each with what it was posted for.
+
+use axum::extract::State;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use tributary_shared::ids::AffiliateId;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::TenantHeader;
+use super::conversions::times;
+use crate::amounts;
+use crate::auth::Scoped;
+use crate::error::Problem;
+use crate::extract::{Format, Query};
+use crate::pages::{AfterId, Asked, Page};
+use crate::state::App;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filter {
+    /// The affiliate's accounts. This or `commission_id` must be given.
+    affiliate_id: Option<i64>,
+    /// Both sides of all that was posted for the commission.
+    commission_id: Option<Uuid>,
+    /// RFC 3339; posted from this time on.
+    from: Option<String>,
+    /// RFC 3339; posted up to, and without, this time.
+    to: Option<String>,
+    /// Items on a page, 1 to 200; 50 by default.
+    limit: Option<i64>,
+    /// The last page's `next_cursor`.
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Entry {
+    id: i64,
+    posted_at: DateTime<Utc>,
+    /// The operation that it is part of, which is posted once.
+    operation_key: String,
+    /// Why: earned, changed, approved, refunded, rejected, reinstated ...
+    #[schema(examples("earned"))]
+    reason: String,
+    /// commission_expense (the tenant's own), pending, available, in_payout, paid or clawback.
+    #[schema(examples("pending"))]
+    account: String,
+    /// Whose account; null: the tenant's own.
+    #[schema(value_type = Option<i64>)]
+    affiliate_id: Option<AffiliateId>,
+    /// Positive: owed to the account's owner.
+    #[schema(examples("4.99"))]
+    amount: String,
+    currency: String,
+    commission_id: Uuid,
+    #[schema(examples("direct"))]
+    part: String,
+    conversion_id: Uuid,
+    /// The merchant's own.
+    order_id: String,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Row {
+    entry_id: i64,
+    posted_at: DateTime<Utc>,
+    operation_key: String,
+    reason: String,
+    account: String,
+    affiliate_id: Option<AffiliateId>,
+    amount: Decimal,
+    currency: String,
+    commission_id: Uuid,
+    part: String,
+    conversion_id: Uuid,
+    order_id: String,
+}
+
+impl From<Row> for Entry {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.entry_id,
+            posted_at: row.posted_at,
+            operation_key: row.operation_key,
+            reason: row.reason,
+            account: row.account,
+            affiliate_id: row.affiliate_id,
+            amount: amounts::text(row.amount, &row.currency),
+            currency: row.currency,
+            commission_id: row.commission_id,
+            part: row.part,
+            conversion_id: row.conversion_id,
+            order_id: row.order_id,
+        }
+    }
+}
+
+/// List the ledger's entries, in the order in which they were written
+///
+/// Of an affiliate's accounts, or of a commission.
+#[utoipa::path(get, path = "/v1/ledger", tag = "Money", params(TenantHeader, Filter),
+    responses((status = 200, body = Page<Entry>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    at: Scoped,
+    Query(filter): Query<Filter>,
+    format: Format,
+) -> Result<Response, Problem> {
+    if filter.affiliate_id.is_none() && filter.commission_id.is_none() {
+        return Err(Problem::bad_request("give affiliate_id or commission_id"));
+    }
+    let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
+    let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT entry_id, posted_at, operation_key, reason, account, affiliate_id, amount, currency, commission_id,
+                part, conversion_id, order_id
+         FROM ledger_explained
+         WHERE tenant_id = $1 AND entry_id > $2
+           AND ($3::bigint IS NULL OR affiliate_id = $3)
+           AND ($4::uuid IS NULL OR commission_id = $4)
+           AND ($5::timestamptz IS NULL OR posted_at >= $5)
+           AND ($6::timestamptz IS NULL OR posted_at < $6)
+         ORDER BY entry_id LIMIT $7",
+    )
+    .bind(at.tenant)
+    .bind(asked.after.map_or(0, |after| after.0))
+    .bind(filter.affiliate_id)
+    .bind(filter.commission_id)
+    .bind(from)
+    .bind(to)
+    .bind(asked.rows())
+    .fetch_all(&app.postgres)
+    .await?;
+    asked
+        .page(rows, |row| AfterId(row.entry_id), Entry::from)
+        .respond(format)
+}
