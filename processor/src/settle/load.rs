@@ -107,8 +107,11 @@ pub(super) struct Link {
 }
 
 /// Whose a coupon is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct Coupon {
+    tenant_id: TenantId,
+    /// In lower case.
+    code: String,
     pub(super) program_id: ProgramId,
     pub(super) affiliate_id: AffiliateId,
     /// Orders from then on are nobody's by it.
@@ -249,14 +252,8 @@ pub(super) async fn evidence(
     }
     if !coupons.is_empty() {
         let (tenants, codes): (Vec<TenantId>, Vec<String>) = coupons.iter().cloned().unzip();
-        let rows: Vec<(
-            TenantId,
-            String,
-            ProgramId,
-            AffiliateId,
-            Option<DateTime<Utc>>,
-        )> = sqlx::query_as(
-            "SELECT c.tenant_id, lower(c.code), c.program_id, c.affiliate_id, c.ended_at
+        let rows: Vec<Coupon> = sqlx::query_as(
+            "SELECT c.tenant_id, lower(c.code) AS code, c.program_id, c.affiliate_id, c.ended_at
              FROM unnest($1::bigint[], $2::text[]) AS w (tenant_id, code)
              JOIN coupons c ON c.tenant_id = w.tenant_id AND lower(c.code) = lower(w.code)",
         )
@@ -264,15 +261,8 @@ pub(super) async fn evidence(
         .bind(codes)
         .fetch_all(&mut *connection)
         .await?;
-        let coupon = |(tenant, code, program_id, affiliate_id, ended_at)| {
-            let coupon = Coupon {
-                program_id,
-                affiliate_id,
-                ended_at,
-            };
-            ((tenant, code), coupon)
-        };
-        known.coupons = rows.into_iter().map(coupon).collect();
+        let by_code = |coupon: Coupon| ((coupon.tenant_id, coupon.code.clone()), coupon);
+        known.coupons = rows.into_iter().map(by_code).collect();
     }
     if !customers.is_empty() {
         let (tenants, hashes): (Vec<TenantId>, Vec<CustomerHash>) =
