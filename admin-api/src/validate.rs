@@ -4,6 +4,7 @@
 use chrono::{DateTime, Datelike as _, Utc};
 use chrono_tz::Tz;
 use rust_decimal::{Decimal, dec};
+use tributary_shared::fraud;
 use tributary_shared::links::{MAX_CODE_CHARS, is_code, is_host};
 use tributary_shared::money::Currency;
 use tributary_shared::template::{MAX_DESTINATION_BYTES, Template};
@@ -154,6 +155,13 @@ impl Checks {
         percents
             .map(|(number, value)| self.percent(&format!("{field}[{number}]"), value))
             .collect()
+    }
+
+    /// What signs of fraud do in a program.
+    pub(crate) fn fraud(&mut self, field: &str, settings: &fraud::Settings) {
+        for (signal, message) in fraud::check(settings) {
+            self.wrong(&format!("{field}.{signal}"), message);
+        }
     }
 
     /// A short text that people read, without the spaces around it.

@@ -13,6 +13,7 @@ pub mod customers;
 pub mod device;
 pub mod engines;
 pub mod events;
+pub mod fraud;
 pub mod geo;
 pub mod ids;
 pub mod links;

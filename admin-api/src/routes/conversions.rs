@@ -27,6 +27,8 @@ use crate::period;
 use crate::state::App;
 use crate::validate::{Checks, MAX_REASON_CHARS};
 
+/// What a conversion's `verdict` may be.
+const VERDICTS: [&str; 4] = ["clear", "flag", "hold", "reject"];
 /// What a conversion's `status` may be.
 const STATUSES: [&str; 5] = ["lead", "pending", "approved", "rejected", "refunded"];
 /// What a conversion's `attribution` may be.
@@ -50,7 +52,8 @@ pub(crate) const MAX_SHOWN: i64 = 1000;
 macro_rules! columns {
     () => {
         "id, order_id, event, status, amount, refunded, currency, accepted_at, attribution, model, coupon, click_id, \
-         link_id, affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer, note"
+         link_id, affiliate_id, program_id, encode(customer_id, 'hex') AS customer_hash, new_customer, note, \
+         verdict, signals"
     };
 }
 
@@ -71,6 +74,10 @@ pub(crate) struct Filter {
     link_id: Option<i64>,
     /// The merchant's own; an order may have several conversions, one for each event.
     order_id: Option<String>,
+    /// clear, flag, hold or reject.
+    verdict: Option<String>,
+    /// True: nobody has decided about it yet. With `verdict=hold` this is what waits for a person.
+    undecided: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -132,6 +139,25 @@ pub(crate) struct Conversion {
     new_customer: Option<bool>,
     /// What could not be followed, or why it earns nothing.
     note: Option<String>,
+    /// The strongest of its signals: clear, flag, hold (its commissions wait for a decision) or reject.
+    #[schema(examples("clear"))]
+    verdict: String,
+    /// What speaks against it.
+    #[schema(value_type = Vec<Signal>)]
+    signals: Value,
+}
+
+/// Something that speaks against a conversion.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what the processor writes")]
+struct Signal {
+    #[schema(examples("fast_conversion"))]
+    signal: String,
+    /// flag, hold or reject.
+    #[schema(examples("flag"))]
+    action: String,
+    #[schema(examples("the order came 2 s after the click; less than 5 s"))]
+    text: String,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -154,6 +180,8 @@ pub(crate) struct Row {
     pub customer_hash: Option<String>,
     pub new_customer: Option<bool>,
     pub note: Option<String>,
+    pub verdict: String,
+    pub signals: Value,
 }
 
 impl From<Row> for Conversion {
@@ -177,6 +205,8 @@ impl From<Row> for Conversion {
             customer_hash: row.customer_hash,
             new_customer: row.new_customer,
             note: row.note,
+            verdict: row.verdict,
+            signals: row.signals,
         }
     }
 }
@@ -192,6 +222,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let asked = Asked::<BeforeTime>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
+    one_of("verdict", filter.verdict.as_deref(), &VERDICTS)?;
     one_of("status", filter.status.as_deref(), &STATUSES)?;
     one_of("attribution", filter.attribution.as_deref(), &ATTRIBUTIONS)?;
     let rows: Vec<Row> = sqlx::query_as(concat!(
@@ -208,6 +239,8 @@ pub(crate) async fn list(
            AND ($8::bigint IS NULL OR link_id = $8)
            AND ($9::text IS NULL OR order_id = $9)
            AND ($10::timestamptz IS NULL OR (accepted_at, id) < ($10, $11::uuid))
+           AND ($13::text IS NULL OR verdict = $13)
+           AND ($14::boolean IS NULL OR $14 = NOT EXISTS (SELECT 1 FROM conversion_decisions d WHERE d.conversion_id = conversions.id))
          ORDER BY accepted_at DESC, id DESC LIMIT $12"
     ))
     .bind(at.tenant)
@@ -222,6 +255,8 @@ pub(crate) async fn list(
     .bind(asked.after.map(|after| after.0))
     .bind(asked.after.map(|after| after.1))
     .bind(asked.rows())
+    .bind(&filter.verdict)
+    .bind(filter.undecided)
     .fetch_all(&app.postgres)
     .await?;
     asked

@@ -3,6 +3,7 @@
 pub(crate) mod affiliates;
 pub(crate) mod analytics;
 pub(crate) mod api_keys;
+pub(crate) mod blocked;
 pub(crate) mod clicks;
 pub(crate) mod commissions;
 pub(crate) mod conversions;
@@ -72,7 +73,7 @@ pub(crate) struct IdempotencyHeader {
     tags(
         (name = "Tenants", description = "Workspaces, and who may act in them"),
         (name = "Sessions", description = "Signing in with an e-mail address and a password"),
-        (name = "Programs", description = "What affiliates earn: programs, their commission rules, exchange rates"),
+        (name = "Programs", description = "What affiliates earn: programs, their commission rules, exchange rates, what is blocked"),
         (name = "Affiliates", description = "Partners, their coupons, and what they are owed"),
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
@@ -121,6 +122,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(affiliates::balance))
         .routes(routes!(coupons::create, coupons::list))
         .routes(routes!(coupons::read, coupons::change))
+        .routes(routes!(blocked::create, blocked::list))
+        .routes(routes!(blocked::delete))
         .routes(routes!(links::create, links::list))
         .routes(routes!(links::read, links::change))
         .routes(routes!(domains::create, domains::list))

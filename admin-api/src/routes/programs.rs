@@ -6,8 +6,9 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
+use tributary_shared::fraud::Settings;
 use tributary_shared::ids::{ProgramId, TenantId};
 use utoipa::ToSchema;
 
@@ -81,7 +82,7 @@ macro_rules! percent {
 macro_rules! columns {
     () => {
         "p.id, p.name, p.currency, p.window_seconds, p.hold_seconds, p.override_hosts, p.model, p.pay_in, \
-         p.upline_percents, p.upline_of, p.created_at"
+         p.upline_percents, p.upline_of, p.fraud, p.created_at"
     };
 }
 
@@ -120,6 +121,10 @@ pub(crate) struct NewProgram {
     #[serde(default)]
     #[schema(default = "commission")]
     upline_of: UplineOf,
+    /// What each sign of fraud does, where it should not do what it does by itself (README, "Signs of fraud").
+    #[serde(default)]
+    #[schema(value_type = Object, default = json!({}), examples(json!({"fast_conversion": {"action": "hold", "number": 10}, "bot": {"action": "reject"}})))]
+    fraud: Settings,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -138,6 +143,9 @@ pub(crate) struct ProgramChange {
     #[schema(examples(json!(["5", "2.5"])))]
     upline_percents: Option<Vec<String>>,
     upline_of: Option<UplineOf>,
+    /// Replaces all settings. Orders follow when they are settled the next time.
+    #[schema(value_type = Option<Object>, examples(json!({"fast_conversion": {"action": "hold", "number": 10}})))]
+    fraud: Option<Settings>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -157,6 +165,8 @@ pub(crate) struct Program {
     #[schema(examples(json!(["10", "3", "1"])))]
     upline_percents: Vec<String>,
     upline_of: UplineOf,
+    #[schema(value_type = Object)]
+    fraud: Value,
     created_at: DateTime<Utc>,
 }
 
@@ -172,6 +182,7 @@ struct Row {
     pay_in: PayIn,
     upline_percents: Vec<Decimal>,
     upline_of: UplineOf,
+    fraud: Value,
     created_at: DateTime<Utc>,
     percent: Option<Decimal>,
 }
@@ -194,6 +205,7 @@ impl From<Row> for Program {
                 .map(amounts::percent)
                 .collect(),
             upline_of: row.upline_of,
+            fraud: row.fraud,
             created_at: row.created_at,
         }
     }
@@ -217,6 +229,7 @@ pub(crate) async fn create(
     checks.seconds("hold_seconds", new.hold_seconds, 0);
     checks.override_hosts("override_hosts", &new.override_hosts);
     let uplines = checks.uplines("upline_percents", &new.upline_percents);
+    checks.fraud("fraud", &new.fraud);
     checks.finish()?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
@@ -224,8 +237,8 @@ pub(crate) async fn create(
     };
     let row: Row = sqlx::query_as(concat!(
         "INSERT INTO programs AS p (tenant_id, name, currency, window_seconds, hold_seconds, created_at, override_hosts,
-                                    model, pay_in, upline_percents, upline_of)
-         VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12) RETURNING $7::numeric AS percent, ",
+                                    model, pay_in, upline_percents, upline_of, fraud)
+         VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12, $13) RETURNING $7::numeric AS percent, ",
         columns!()
     ))
     .bind(at.tenant)
@@ -240,6 +253,7 @@ pub(crate) async fn create(
     .bind(new.pay_in)
     .bind(&uplines)
     .bind(new.upline_of)
+    .bind(sqlx::types::Json(&new.fraud))
     .fetch_one(creation.connection())
     .await?;
     sqlx::query(
@@ -336,13 +350,17 @@ pub(crate) async fn change(
     let uplines = change
         .upline_percents
         .map(|percents| checks.uplines("upline_percents", &percents));
+    if let Some(fraud) = &change.fraud {
+        checks.fraud("fraud", fraud);
+    }
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
     sqlx::query(
         "UPDATE programs SET name = COALESCE($3, name), window_seconds = COALESCE($4, window_seconds),
                 hold_seconds = COALESCE($5, hold_seconds), override_hosts = COALESCE($6, override_hosts),
                 model = COALESCE($7, model), pay_in = COALESCE($8, pay_in),
-                upline_percents = COALESCE($9, upline_percents), upline_of = COALESCE($10, upline_of)
+                upline_percents = COALESCE($9, upline_percents), upline_of = COALESCE($10, upline_of),
+                fraud = COALESCE($11, fraud)
          WHERE tenant_id = $1 AND id = $2",
     )
     .bind(at.tenant)
@@ -355,6 +373,7 @@ pub(crate) async fn change(
     .bind(change.pay_in)
     .bind(&uplines)
     .bind(change.upline_of)
+    .bind(change.fraud.as_ref().map(sqlx::types::Json))
     .execute(&mut *transaction)
     .await?;
     let row = find(&mut transaction, at.tenant, id.0).await?;

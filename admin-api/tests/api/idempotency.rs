@@ -82,6 +82,12 @@ async fn every_creating_post_is_answered_again_without_its_secret() {
         ),
         (
             &tenant.admin,
+            "/v1/blocked".to_owned(),
+            json!({"kind": "address", "value": "198.51.100.7"}),
+            None,
+        ),
+        (
+            &tenant.admin,
             "/v1/exchange-rates".to_owned(),
             json!({"base": "EUR", "quote": "USD", "rate": "1.1", "valid_from": "2026-01-01T00:00:00Z"}),
             None,

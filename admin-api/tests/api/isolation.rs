@@ -21,6 +21,7 @@ fn operations(
     click: &str,
     order: Uuid,
     coupon: i64,
+    blocked: i64,
 ) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
@@ -92,6 +93,12 @@ fn operations(
             "/v1/coupons".into(),
             json!({"code": "another", "program_id": program, "affiliate_id": affiliate}),
         ),
+        post(
+            "/v1/blocked".into(),
+            json!({"kind": "address", "value": "203.0.113.0/24"}),
+        ),
+        get("/v1/blocked".into()),
+        delete(format!("/v1/blocked/{blocked}")),
         get("/v1/coupons".into()),
         get(format!("/v1/coupons/{coupon}")),
         patch(format!("/v1/coupons/{coupon}"), json!({"active": false})),
@@ -257,7 +264,10 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let coupon =
         json!({"code": "of ours", "program_id": ours.program, "affiliate_id": ours.affiliate});
     let coupon = api.create(&ours.admin, "/v1/coupons", coupon).await;
-    let all = operations(&ours, click, order, coupon["id"].as_i64().unwrap());
+    let blocked = json!({"kind": "email_domain", "value": "ours.example"});
+    let blocked = api.create(&ours.admin, "/v1/blocked", blocked).await;
+    let id = |of: &Value| of["id"].as_i64().unwrap();
+    let all = operations(&ours, click, order, id(&coupon), id(&blocked));
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -349,6 +359,8 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     assert_eq!(decided, 0);
     let coupons = api.get(&ours.admin, "/v1/coupons").await.json();
     assert_eq!(coupons["items"][0]["active"], true);
+    let blocked = api.get(&ours.admin, "/v1/blocked").await.json();
+    assert_eq!(blocked["items"][0]["value"], "ours.example");
     let affiliate = format!("/v1/affiliates/{}", ours.affiliate);
     let affiliate = api.get(&ours.admin, &affiliate).await.json();
     assert_eq!(affiliate["name"], "Ana of ours");

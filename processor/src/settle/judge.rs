@@ -13,33 +13,9 @@
 //!
 //! A program's settings: `{"fast_conversion": {"action": "hold", "number": 10}}`; what it does not name stays as above.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use tributary_shared::fraud::{Action, Settings};
 use tributary_shared::signals;
-
-/// What a signal does, the weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Action {
-    Off,
-    Flag,
-    Hold,
-    Reject,
-}
-
-/// A program's word about one signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Setting {
-    #[serde(default)]
-    action: Option<Action>,
-    #[serde(default)]
-    number: Option<u32>,
-}
-
-/// A program's settings.
-pub(crate) type Settings = BTreeMap<String, Setting>;
 
 /// A signal that was raised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -164,11 +140,34 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
 mod tests {
     use super::*;
     use serde_json::json;
+    use tributary_shared::fraud;
 
     fn raised(settings: serde_json::Value, evidence: &Evidence) -> (Action, Vec<&'static str>) {
         let verdict = judge(&serde_json::from_value(settings).unwrap(), evidence);
         let names = verdict.signals.iter().map(|raised| raised.signal).collect();
         (verdict.action, names)
+    }
+
+    /// What a program may set is what there is.
+    #[test]
+    fn every_signal_has_its_setting() {
+        let click_signals = signals::ALL
+            .iter()
+            .fold(0, |bits, signal| bits | signal.mask());
+        let all = Evidence {
+            seconds_since_click: Some(0),
+            seconds_since_others: Some(600),
+            is_own: true,
+            from_address: 11,
+            is_bot: true,
+            click_signals,
+            blocked: vec!["x".into()],
+        };
+        let mut raised = raised(json!({}), &all).1;
+        let mut settable: Vec<&str> = fraud::SIGNALS.iter().map(|(name, _)| *name).collect();
+        raised.sort_unstable();
+        settable.sort_unstable();
+        assert_eq!(raised, settable);
     }
 
     #[test]

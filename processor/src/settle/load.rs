@@ -13,11 +13,11 @@ use tributary_shared::commission::{
     self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
 };
 use tributary_shared::customers::CustomerHash;
+use tributary_shared::fraud::Settings;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{Model, Step, Terms};
-use super::judge::Settings;
 use super::position::Position;
 use crate::reports::{self, Report};
 

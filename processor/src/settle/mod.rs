@@ -32,6 +32,7 @@ use sqlx::PgConnection;
 use tributary_shared::click_token;
 use tributary_shared::clock::Clock;
 use tributary_shared::customers::{CustomerHash, customer_hash};
+use tributary_shared::fraud::Action;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
@@ -40,7 +41,7 @@ pub use self::attribute::Model;
 use self::attribute::{
     Attribution, ClickFacts, Evidence, Step, Terms, Touchpoint, Unattributed, attribute,
 };
-use self::judge::{Action, Verdict};
+use self::judge::Verdict;
 use self::load::{Before, Decision, Known, Suspect};
 use self::look::Found;
 use self::order::Order;

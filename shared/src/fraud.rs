@@ -1,0 +1,96 @@
+//! What a program wants done about each sign of fraud. The signs themselves, with what they do where a program says
+//! nothing, are in processor/src/settle/judge.rs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a signal does, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Nothing.
+    Off,
+    /// The conversion is marked.
+    Flag,
+    /// Its commissions wait for a person's decision.
+    Hold,
+    /// It is rejected, until a person says otherwise.
+    Reject,
+}
+
+/// A program's word about one signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// From which number on it is raised, for those signals that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+}
+
+/// A program's settings by the signals' names.
+pub type Settings = BTreeMap<String, Setting>;
+
+/// Every signal, and whether it has a number.
+pub const SIGNALS: [(&str, bool); 11] = [
+    ("self_referral", false),
+    ("fast_conversion", true),
+    ("address_rate", true),
+    ("checkout_hijack", true),
+    ("bot", false),
+    ("duplicate", false),
+    ("flooding", false),
+    ("data_centre", false),
+    ("cookie_stuffing", false),
+    ("prefetch", false),
+    ("blocked", false),
+];
+
+/// Largest number of a signal.
+pub const MAX_NUMBER: u32 = 1_000_000;
+
+/// Everything that is wrong with settings: the signal, and what.
+#[must_use]
+pub fn check(settings: &Settings) -> Vec<(String, String)> {
+    let wrong = |(name, setting): (&String, &Setting)| {
+        let message = match SIGNALS.iter().find(|(signal, _)| signal == name) {
+            None => {
+                let known: Vec<&str> = SIGNALS.iter().map(|(signal, _)| *signal).collect();
+                format!("is no signal; there are {}", known.join(", "))
+            }
+            Some((_, false)) if setting.number.is_some() => "has no number".to_owned(),
+            Some(_)
+                if setting
+                    .number
+                    .is_some_and(|n| !(1..=MAX_NUMBER).contains(&n)) =>
+            {
+                format!("must be 1 to {MAX_NUMBER}")
+            }
+            Some(_) => return None,
+        };
+        Some((name.clone(), message))
+    };
+    settings.iter().filter_map(wrong).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn settings_are_checked_by_name_and_number() {
+        let wrong = |settings| {
+            let found = check(&serde_json::from_value(settings).unwrap());
+            found.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert!(wrong(json!({})).is_empty());
+        assert!(wrong(json!({"fast_conversion": {"action": "hold", "number": 10}, "bot": {"action": "off"}})).is_empty());
+        assert_eq!(
+            wrong(json!({"magic": {}, "bot": {"number": 3}, "address_rate": {"number": 0}})),
+            ["address_rate", "bot", "magic"]
+        );
+    }
+}
