@@ -435,7 +435,7 @@ mod tests {
         for bad in [
             labels(&["a", "a "]),
             labels(&[""]),
-            labels(&["a\n"]),
+            labels(&["a\nb"]),
             vec!["x".repeat(65)],
             (0..51).map(|n| n.to_string()).collect(),
         ] {

@@ -41,7 +41,7 @@ const TOP_LINKS_PART: &str = "
     GROUP BY link_id, is_bot";
 // Only what came by a click of ours went through the funnel.
 const EVENTS: &str = "
-    SELECT event, count() AS number FROM $CONVERSIONS WHERE affiliate_id != 0$AND
+    SELECT event, count() AS number FROM $CONVERSIONS WHERE attribution IN ('click_token', 'visitor', 'fingerprint')$AND
     GROUP BY event ORDER BY number DESC, event LIMIT {limit:UInt64}";
 const DELAYS: &str = "
     SELECT count() AS conversions, quantilesExact(0.5, 0.75, 0.9, 0.95, 0.99)(seconds) AS quantiles, $BUCKETS AS buckets

@@ -9,9 +9,9 @@ use crate::money;
 
 async fn reported(api: &Api, tenant: &Tenant, order: Uuid) {
     sqlx::query(
-        "INSERT INTO conversion_reports (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
+        "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
                                          address, user_agent, email_domain)
-         VALUES ($1, $2, $1, '2026-01-01T00:00:00Z', 'postback', 'pending', 'r-1', 49.9, 'USD', '203.0.113.7', 'curl', 'mail.example')",
+         VALUES ($1, $1, $2, $1, '2026-01-01T00:00:00Z', 'postback', 'pending', 'r-1', 49.9, 'USD', '203.0.113.7', 'curl', 'mail.example')",
     )
     .bind(order)
     .bind(tenant.id)
