@@ -20,7 +20,7 @@ use super::load::{self, Suspect};
 use crate::clicks::{stored_fingerprint, stored_visitor};
 use crate::reports::Report;
 
-/// When it is looked, after the first report was accepted.
+/// When it is looked, after the earliest report was accepted.
 const LOOKS: [TimeDelta; 4] = [
     TimeDelta::seconds(5),
     TimeDelta::minutes(1),
@@ -39,11 +39,11 @@ const FINGERPRINT_WINDOW: TimeDelta = TimeDelta::days(1);
 /// When to look next; none: it has been looked enough.
 pub(super) fn next(
     looks: i16,
-    accepted_at: DateTime<Utc>,
+    converted_at: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
     let after = LOOKS.get(usize::try_from(looks).ok()?)?;
-    Some((accepted_at + *after).max(now))
+    Some((converted_at + *after).max(now))
 }
 
 /// The number of looks after one that found `of`.

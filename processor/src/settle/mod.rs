@@ -440,7 +440,7 @@ fn conclude<'k>(
     let looked = case.looks >= look::DONE;
     let over = looked && !waits_for_a_person && (status == Status::Approved || hold_until <= now);
     let hold = if over { Hold::Over } else { Hold::Held };
-    let next_look = look::next(case.looks, before.accepted_at, now);
+    let next_look = look::next(case.looks, order.converted_at, now);
     let end_of_hold = (program.is_some()
         && !over
         && !waits_for_a_person
