@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::ids::TenantId;
 use tributary_shared::names;
+use uuid::Uuid;
 
 use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
@@ -58,6 +59,8 @@ impl Conversions {
     async fn record(&self) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let changed = reports::insert(&mut transaction, &self.held).await?;
+        let repeated = self.held.len().saturating_sub(changed.len());
+        let changed: Vec<Uuid> = BTreeSet::from_iter(changed).into_iter().collect();
         let settled = match self.settler.settle(&mut transaction, &changed, None).await {
             Err(sqlx::Error::Database(error)) if is_permanent(&*error) => {
                 tracing::error!(%error, "of what was reported something can't be settled; all of it is settled one by one");
@@ -70,7 +73,6 @@ impl Conversions {
         for outcome in settled {
             metrics::counter!(names::CONVERSIONS, "outcome" => outcome).increment(1);
         }
-        let repeated = self.held.len().saturating_sub(changed.len());
         metrics::counter!(names::CONVERSIONS, "outcome" => "duplicate").increment(repeated as u64);
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!
 //! An erased customer's conversions stay as well, with their money, as nobody's. The visitors whose clicks led to
 //! them are erased with him, as far as the clicks are stored by then. Later conversions of his are recorded without
-//! him (`ledger`), and what the ledger recorded before is stored so (`ledger_facts`).
+//! him (`reports`), and what the ledger recorded before is stored so (`ledger_facts`).
 //!
 //! All can be repeated: a crash in between costs that work only. ClickHouse rewrites the parts that hold
 //! such clicks with their rollups, one visit for all that is open.

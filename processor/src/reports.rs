@@ -256,7 +256,7 @@ fn items(
 }
 
 /// Keeps reports; one of an order that is not known yet opens its conversion, with nothing in it (version 0). Returns the
-/// conversions of which something new was said. Of who was erased nothing personal is kept.
+/// conversion of each that is new. Of who was erased nothing personal is kept.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     reports: &[Report],
@@ -287,7 +287,7 @@ pub(crate) async fn insert(
     .await?;
 
     let reports: Vec<&Report> = by_id.into_values().collect();
-    let mut changed: Vec<Uuid> = sqlx::query_scalar(
+    sqlx::query_scalar(
         "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
              click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain)
          SELECT id, words, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
@@ -324,11 +324,8 @@ pub(crate) async fn insert(
     .bind(column(&reports, |r| r.user_agent.clone()))
     .bind(column(&reports, |r| r.email_domain.clone()))
     .bind(column(&reports, |r| r.words))
-    .fetch_all(&mut *connection)
-    .await?;
-    changed.sort_unstable();
-    changed.dedup();
-    Ok(changed)
+    .fetch_all(connection)
+    .await
 }
 
 fn column<T>(reports: &[&Report], value: impl Fn(&Report) -> T) -> Vec<T> {

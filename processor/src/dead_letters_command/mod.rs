@@ -10,7 +10,7 @@
 //! of a topic use one transactional id, so of two people who re-drive at once the later one ends the
 //! earlier one's work, and reads its markers before it goes on. Should a message come twice all the
 //! same (its original was read again and became a second dead letter, say), nothing is counted twice: a
-//! click is counted once by its segment and sequence (`segments`), an order by its unique key (`ledger`),
+//! click is counted once by its segment and sequence (`segments`), a report by its id (`reports`),
 //! and the ledger's facts are replaced by the highest version (`ledger_facts`).
 //!
 //! A message goes back to the partition that it came from, so that a segment's clicks stay in one

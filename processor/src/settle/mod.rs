@@ -383,7 +383,9 @@ async fn new_customers(
     let is_new = |case: &Case<'_>| {
         let id = case.before.id;
         let told = whose.contains(&id).then(|| !returning.contains(&id));
-        (id, case.order.new_customer.or(told))
+        // Of one who was erased since it stays what it was: he was paid for by it.
+        let is_new = case.order.new_customer.or(told);
+        (id, is_new.or(case.before.new_customer))
     };
     Ok(cases.iter().map(is_new).collect())
 }

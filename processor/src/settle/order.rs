@@ -4,8 +4,8 @@
 //! * The merchant's own server is believed before a shopper's browser, which anybody can imitate: once the
 //!   server has said something, a browser's word of the same thing no longer counts.
 //! * Of the server's reports the latest word counts, of browsers' the first: a browser can't change an order.
-//! * Every refund counts, and all of them together never more than the order. The same words are the same refund: who
-//!   means a second one of the same amount names it (`report_id`).
+//! * Every refund counts, and all of them together never more than the order. Of those under one name (`report_id`) the last
+//!   one counts; of those without one the same words are the same refund.
 //! * The same words within an hour are a report that was sent again; later they are said anew.
 //! * Who the shopper was (click, visitor, customer) is what was said first.
 
@@ -77,15 +77,14 @@ impl<'r> Order<'r> {
         let mut note = None;
         let mut refunded = Decimal::ZERO;
         let mut all = false;
-        let mut counted: Vec<Uuid> = Vec::new();
-        for refund in merchants
-            .iter()
-            .filter(|r| r.status == Some(Status::Refunded))
-        {
-            if counted.contains(&refund.words) {
-                continue;
-            }
-            counted.push(refund.words);
+        let mut refunds: BTreeMap<(Option<&str>, Uuid), &Report> = BTreeMap::new();
+        let is_refund = |report: &&&Report| report.status == Some(Status::Refunded);
+        for refund in merchants.iter().filter(is_refund) {
+            let name = refund.report_id.as_deref();
+            let words = name.map_or(refund.words, |_| Uuid::nil());
+            refunds.insert((name, words), refund);
+        }
+        for refund in refunds.values() {
             match refund.money {
                 None => all = true,
                 Some(money) if Some(money.currency()) == currency => refunded += money.amount(),
@@ -269,6 +268,22 @@ mod tests {
         // A refund stays the same refund.
         let refund = |second| report(Postback, second, Some(Refunded), "3.00");
         assert_eq!(told(&[order, refund(2), refund(9000)]).2, "3.00");
+    }
+
+    #[test]
+    fn of_refunds_under_one_name_the_last_one_counts() {
+        let order = report(Postback, 1, None, "10.00");
+        let named = |name: &str, second, amount| Report {
+            report_id: Some(name.to_owned()),
+            ..report(Postback, second, Some(Refunded), amount)
+        };
+        let reports = [
+            order,
+            named("R-1", 2, "3.00"),
+            named("R-2", 3, "2.00"),
+            named("R-1", 4, "4.00"),
+        ];
+        assert_eq!(told(&reports), is(Pending, "10.00", "6.00"));
     }
 
     #[test]
