@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use tributary_shared::config::{
     ClickHouseConfig, DatabaseConfig, KafkaConfig, LogConfig, RedisConfig, Secret,
 };
+use tributary_shared::sealing::SealingKeys;
 
 /// Shortest platform owner's key, in characters.
 const MIN_OWNER_KEY_CHARS: usize = 32;
@@ -58,6 +59,9 @@ pub struct ApiArgs {
     /// The platform owner's bearer key, at least 32 characters (try: openssl rand -hex 32)
     #[arg(long, env, required = true, hide_env_values = true, value_parser = owner_key)]
     pub owner_key: Option<Secret>,
+    /// Keys that seal stored secrets, as id:hex,id:hex; the first seals, each opens; the same for every service
+    #[arg(long, env, required = true, hide_env_values = true)]
+    pub sealing_keys: Option<SealingKeys>,
     /// Public address of the redirector, which links' URLs begin with
     #[arg(long, env, default_value = "http://127.0.0.1:8080", value_parser = base_url)]
     pub redirect_url: String,
@@ -74,6 +78,7 @@ pub struct ApiArgs {
 pub struct Config {
     pub engines: Engines,
     pub owner_key: Secret,
+    pub sealing_keys: SealingKeys,
     /// Without a slash at its end.
     pub redirect_url: String,
     pub demo_tenant: Option<String>,
@@ -123,7 +128,9 @@ mod tests {
         let short = Cli::try_parse_from(["admin-api", "--owner-key", "short"]).unwrap_err();
         assert!(short.to_string().contains("at least 32"), "{short}");
         let key = "k".repeat(32);
-        assert!(Cli::try_parse_from(["admin-api", "--owner-key", &key]).is_ok());
+        let sealing = format!("1:{}", "ab".repeat(32));
+        let serve = ["admin-api", "--owner-key", &key, "--sealing-keys", &sealing];
+        assert!(Cli::try_parse_from(serve).is_ok());
     }
 
     #[test]

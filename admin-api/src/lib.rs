@@ -69,6 +69,8 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("OWNER_KEY must be set (try: openssl rand -hex 32)")]
     NoOwnerKey,
+    #[error("SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)")]
+    NoSealingKeys,
     #[error("the schemas could not be brought up to date: {0}")]
     Migrate(#[from] migrations::MigrationError),
     #[error("the edge index could not be written: {0}")]
@@ -120,6 +122,7 @@ async fn serve(cli: Cli) -> Result<(), Error> {
     let config = Config {
         engines: cli.engines,
         owner_key: cli.api.owner_key.ok_or(Error::NoOwnerKey)?,
+        sealing_keys: cli.api.sealing_keys.ok_or(Error::NoSealingKeys)?,
         redirect_url: cli.api.redirect_url,
         demo_tenant: cli.api.demo_tenant,
         cookie_secure: cli.api.cookie_secure,

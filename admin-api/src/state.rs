@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tributary_shared::clock::Clock;
 use tributary_shared::engines;
+use tributary_shared::sealing::SealingKeys;
 use tributary_shared::secrets::token_hash;
 
 use crate::analytics::Facts;
@@ -36,6 +37,7 @@ pub(crate) struct App {
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub owner_key_hash: [u8; 32],
+    pub sealing: SealingKeys,
     pub fingerprints: Fingerprints,
     pub redirect_url: String,
     pub demo_tenant: Option<String>,
@@ -60,6 +62,7 @@ impl App {
             clock,
             settings: Arc::new(Settings {
                 owner_key_hash: token_hash(config.owner_key.expose()),
+                sealing: config.sealing_keys.clone(),
                 fingerprints: Fingerprints::new(&config.owner_key),
                 redirect_url: config.redirect_url.clone(),
                 demo_tenant: config.demo_tenant.clone(),

@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn the_service_needs_its_settings_and_the_command_only_kafka() {
-        let keys = ["--click-token-keys", &format!("1:{}", "ab".repeat(32))];
+        let ring = format!("1:{}", "ab".repeat(32));
+        let keys = ["--click-token-keys", &ring, "--sealing-keys", &ring];
         assert!(matches!(parsed(&keys).unwrap(), Cli::Service(_)));
         let brokers = ["dead-letters", "list", "--kafka-brokers", "kafka:1"];
         let Cli::Tool(tool) = parsed(&brokers).unwrap() else {

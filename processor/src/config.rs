@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use tributary_shared::config::{ClickHouseConfig, DatabaseConfig, KafkaConfig, LogConfig};
+use tributary_shared::config::{
+    ClickHouseConfig, DatabaseConfig, KafkaConfig, LogConfig, SealingConfig,
+};
 use tributary_shared::secrets::KeyRing;
 
 /// Stores clicks as facts; attributes and prices conversions and posts them to the ledger.
@@ -33,6 +35,8 @@ pub struct Config {
     /// File in MaxMind's format that tells an address's network (autonomous system)
     #[arg(long, env)]
     pub network_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub sealing: SealingConfig,
     #[command(flatten)]
     pub kafka: KafkaConfig,
     #[command(flatten)]

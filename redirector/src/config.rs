@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
-use tributary_shared::config::{KafkaConfig, LogConfig, RedisConfig};
+use tributary_shared::config::{KafkaConfig, LogConfig, RedisConfig, SealingConfig};
 use tributary_shared::secrets::{Key, KeyRing};
 
 use crate::client::ForwardingHeader;
@@ -91,6 +91,8 @@ pub struct Config {
     /// Conversions a second that browsers may report by one publishable key
     #[arg(long, env, default_value = "100")]
     pub events_per_second: NonZeroU32,
+    #[command(flatten)]
+    pub sealing: SealingConfig,
     #[command(flatten)]
     pub redis: RedisConfig,
     #[command(flatten)]

@@ -5,6 +5,8 @@ use std::fmt;
 
 use clap::{Args, ValueEnum};
 
+use crate::sealing::SealingKeys;
+
 /// The edge index.
 #[derive(Debug, Clone, Args)]
 pub struct RedisConfig {
@@ -60,6 +62,14 @@ pub struct DatabaseConfig {
         hide_env_values = true
     )]
     pub database_url: Secret,
+}
+
+/// The keys that seal secrets which have to be read again.
+#[derive(Debug, Clone, Args)]
+pub struct SealingConfig {
+    /// Keys that seal stored secrets, as id:hex,id:hex; the first seals, each opens; the same for every service
+    #[arg(long, env, hide_env_values = true)]
+    pub sealing_keys: SealingKeys,
 }
 
 /// What a service says of itself.

@@ -17,6 +17,7 @@ use tributary_shared::clock::Clock;
 use tributary_shared::testing::Isolated;
 
 pub(crate) const OWNER_KEY: &str = "the-platform-owners-key-for-tests";
+const SEALING_KEYS: &str = "1:cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
 /// How long something may take that happens "a moment later".
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +31,7 @@ pub(crate) fn config(isolated: &Isolated) -> Config {
             database: isolated.database.clone(),
         },
         owner_key: OWNER_KEY.into(),
+        sealing_keys: SEALING_KEYS.parse().unwrap(),
         redirect_url: "http://go.test".to_owned(),
         demo_tenant: Some("demo".to_owned()),
         cookie_secure: false,

@@ -14,6 +14,9 @@ pub(crate) struct Secrets {
     pub(crate) click_token_keys: String,
     /// Hex of 32 bytes.
     pub(crate) fingerprint_key: String,
+    /// `id:hex` of 32 bytes, comma-separated; the first seals. Empty: the file is older than these keys.
+    #[serde(default)]
+    pub(crate) sealing_keys: String,
     pub(crate) admin_password: String,
     pub(crate) postgres_password: String,
 }
@@ -21,28 +24,28 @@ pub(crate) struct Secrets {
 impl Secrets {
     pub(crate) fn load_or_create(data: &DataDir) -> Result<Self, Error> {
         let path = data.join("secrets.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|why| Error::Damaged {
-                file: path,
-                why: why.to_string(),
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let secrets = Self {
-                    owner_key: format!("tro_{}", random_hex::<32>()),
-                    click_token_keys: format!("1:{}", random_hex::<32>()),
-                    fingerprint_key: random_hex::<32>(),
-                    admin_password: random_hex::<8>(),
-                    postgres_password: random_hex::<16>(),
-                };
-                let text = serde_json::to_vec_pretty(&secrets).map_err(|why| Error::Damaged {
-                    file: path.clone(),
-                    why: why.to_string(),
-                })?;
-                write_private(&path, &text)?;
-                Ok(secrets)
-            }
-            Err(error) => Err(Error::io(format!("read {}", path.display()))(error)),
+        let damaged = |why: serde_json::Error| Error::Damaged {
+            file: path.clone(),
+            why: why.to_string(),
+        };
+        let mut secrets: Self = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(damaged)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self {
+                owner_key: format!("tro_{}", random_hex::<32>()),
+                click_token_keys: format!("1:{}", random_hex::<32>()),
+                fingerprint_key: random_hex::<32>(),
+                sealing_keys: String::new(),
+                admin_password: random_hex::<8>(),
+                postgres_password: random_hex::<16>(),
+            },
+            Err(error) => return Err(Error::io(format!("read {}", path.display()))(error)),
+        };
+        if secrets.sealing_keys.is_empty() {
+            secrets.sealing_keys = format!("1:{}", random_hex::<32>());
+            let text = serde_json::to_vec_pretty(&secrets).map_err(damaged)?;
+            write_private(&path, &text)?;
         }
+        Ok(secrets)
     }
 }
 
@@ -65,6 +68,7 @@ mod tests {
         let first = Secrets::load_or_create(&data).unwrap();
         let second = Secrets::load_or_create(&data).unwrap();
         assert_eq!(first.owner_key, second.owner_key);
+        assert_eq!(first.sealing_keys, second.sealing_keys);
         assert_eq!(first.fingerprint_key.len(), 64);
         std::fs::write(data.join("secrets.json"), "{").unwrap();
         assert!(

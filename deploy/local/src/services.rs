@@ -202,6 +202,7 @@ pub(crate) async fn start_in(
     let shared = || {
         let mut environment = engines.environment().to_vec();
         environment.push(("CLICK_TOKEN_KEYS", secrets.click_token_keys.clone()));
+        environment.push(("SEALING_KEYS", secrets.sealing_keys.clone()));
         environment
     };
     // This machine's pages are plain http, where a Secure cookie would not come back.

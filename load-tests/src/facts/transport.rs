@@ -235,6 +235,7 @@ impl Place {
         let operations = free_address()?;
         let environment = [
             ("CLICK_TOKEN_KEYS", KEYS.to_owned()),
+            ("SEALING_KEYS", KEYS.to_owned()),
             ("METRICS_LISTEN", operations.to_string()),
             ("BATCH_ROWS", options.batch_rows.to_string()),
             ("RUST_LOG", "warn".to_owned()),

@@ -67,6 +67,7 @@ impl Redirector {
             ("REDIS_PREFIX", REDIS_PREFIX.to_owned()),
             ("KAFKA_TOPIC_PREFIX", TOPIC_PREFIX.to_owned()),
             ("CLICK_TOKEN_KEYS", format!("1:{}", "5a".repeat(32))),
+            ("SEALING_KEYS", format!("1:{}", "5a".repeat(32))),
             ("FINGERPRINT_KEY", "a5".repeat(32)),
             ("RUST_LOG", "warn".to_owned()),
         ];

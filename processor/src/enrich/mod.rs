@@ -51,7 +51,8 @@ impl Enricher {
     pub(crate) fn for_test() -> Self {
         use clap::Parser as _;
         let keys = "1:abababababababababababababababababababababababababababababababab";
-        let config = Config::parse_from(["processor", "--click-token-keys", keys]);
+        let keys = ["--click-token-keys", keys, "--sealing-keys", keys];
+        let config = Config::parse_from(["processor"].into_iter().chain(keys));
         Self::new(&config, &CancellationToken::new()).unwrap()
     }
 }

@@ -134,7 +134,8 @@ impl World {
 
     /// A new processor, all of whose settings but `adjust`'s are this place's.
     pub(crate) async fn processor(&self, adjust: impl FnOnce(&mut Config)) -> Processor {
-        let mut config = Config::parse_from(["processor", "--click-token-keys", KEYS]);
+        let keys = ["--click-token-keys", KEYS, "--sealing-keys", KEYS];
+        let mut config = Config::parse_from(["processor"].into_iter().chain(keys));
         config.kafka = self.place.kafka.clone();
         config.clickhouse = self.place.clickhouse.clone();
         config.database = self.place.database.clone();

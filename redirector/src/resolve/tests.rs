@@ -33,6 +33,8 @@ impl Place {
             "redirector",
             "--click-token-keys",
             &format!("1:{}", "ab".repeat(32)),
+            "--sealing-keys",
+            &format!("1:{}", "ef".repeat(32)),
             "--fingerprint-key",
             &"cd".repeat(32),
         ]);

@@ -27,6 +27,7 @@ impl Program {
         let child = Command::new(env!("CARGO_BIN_EXE_redirector"))
             .args(["--listen", &address, "--metrics-listen", &operations])
             .args(["--click-token-keys", &format!("1:{}", "ab".repeat(32))])
+            .args(["--sealing-keys", &format!("1:{}", "ef".repeat(32))])
             .args(["--fingerprint-key", &"cd".repeat(32)])
             .args(["--workers", "2", "--journal-dir"])
             .arg(journal)

@@ -74,6 +74,8 @@ impl Edge {
             "redirector",
             "--click-token-keys",
             &format!("1:{}", "ab".repeat(32)),
+            "--sealing-keys",
+            &format!("1:{}", "ef".repeat(32)),
             "--fingerprint-key",
             &"cd".repeat(32),
             "--trusted-proxies",
