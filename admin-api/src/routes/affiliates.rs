@@ -240,8 +240,8 @@ pub(crate) async fn change(
     let certifications = change
         .certifications
         .map(|of| checks.labels("certifications", &of));
-    let withholding = (change.withholding_percent)
-        .map(|percent| checks.percent("withholding_percent", &percent));
+    let withholding =
+        (change.withholding_percent).map(|percent| checks.percent("withholding_percent", &percent));
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
     find(&mut transaction, at.tenant, id).await?;

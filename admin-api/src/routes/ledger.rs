@@ -117,9 +117,7 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
-    if filter.affiliate_id.is_none()
-        && filter.commission_id.is_none()
-        && filter.payout_id.is_none()
+    if filter.affiliate_id.is_none() && filter.commission_id.is_none() && filter.payout_id.is_none()
     {
         return Err(Problem::bad_request(
             "give affiliate_id, commission_id or payout_id",

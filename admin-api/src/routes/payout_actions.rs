@@ -155,7 +155,9 @@ impl Act {
             })
         };
         // What a provider has is its to tell, as long as it can be asked.
-        let may_be_asked = payout.sent_at.is_some_and(|sent| self.at - sent < KEYS_LAST);
+        let may_be_asked = payout
+            .sent_at
+            .is_some_and(|sent| self.at - sent < KEYS_LAST);
         let is_with_provider = payout.provider.is_some() && may_be_asked;
         match (self.action, payout.state.as_str()) {
             (Action::Approve, "draft") => self.approved(payout, approvals),
@@ -181,7 +183,8 @@ impl Act {
         }
         if approvals > 1 && self.by.starts_with(API_KEY) {
             return Err(
-                "two people must approve it, each signed in: a key is nobody's in particular".to_owned(),
+                "two people must approve it, each signed in: a key is nobody's in particular"
+                    .to_owned(),
             );
         }
         let count = payout.approved_by.len() + 1;
@@ -194,7 +197,11 @@ impl Act {
         let text = format!("approved by {count} of {approvals}; {}", self.reason);
         Ok(Next {
             state: "draft",
-            text: text.trim_end_matches("; ").chars().take(MAX_REASON_CHARS).collect(),
+            text: text
+                .trim_end_matches("; ")
+                .chars()
+                .take(MAX_REASON_CHARS)
+                .collect(),
         })
     }
 
@@ -260,8 +267,8 @@ impl Act {
         let texts: Vec<&str> = nexts.values().map(|next| next.text.as_str()).collect();
         sqlx::query(
             "UPDATE payouts p SET state = w.state,
-                 approved_by = CASE WHEN $4 = 'approve' THEN p.approved_by || $5 ELSE p.approved_by END,
-                 approved_at = CASE WHEN w.state = 'approved' THEN $6 ELSE p.approved_at END,
+                 approved_by = CASE WHEN $4 = 'approve' THEN p.approved_by || $5::text ELSE p.approved_by END,
+                 approved_at = CASE WHEN w.state = 'approved' THEN $6::timestamptz ELSE p.approved_at END,
                  sent_at = CASE WHEN $4 = 'retry' THEN NULL WHEN $4 IN ('send', 'pay') THEN coalesce(p.sent_at, $6) ELSE p.sent_at END,
                  closed_at = CASE WHEN w.state IN ('paid', 'cancelled') THEN $6 END,
                  attempt = p.attempt + CASE WHEN $4 = 'retry' THEN 1 ELSE 0 END,

@@ -145,11 +145,7 @@ pub(crate) async fn list(
 /// Read a run
 #[utoipa::path(get, path = "/v1/payout-runs/{id}", tag = "Payouts", params(TenantHeader, ("id" = i64, Path)),
     responses((status = 200, body = Run), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn read(
-    State(app): State<App>,
-    at: Scoped,
-    id: Id,
-) -> Result<Json<Run>, Problem> {
+pub(crate) async fn read(State(app): State<App>, at: Scoped, id: Id) -> Result<Json<Run>, Problem> {
     let run: Option<Run> = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),

@@ -186,11 +186,7 @@ pub(crate) async fn list(
     .fetch_all(&app.postgres)
     .await?;
     asked
-        .page(
-            rows,
-            |row| BeforeTime(row.created_at, row.id),
-            Payout::from,
-        )
+        .page(rows, |row| BeforeTime(row.created_at, row.id), Payout::from)
         .respond(format)
 }
 

@@ -140,10 +140,7 @@ fn operations(
         get("/v1/payout-providers/paypal".into()),
         delete("/v1/payout-providers/paypal".into()),
         post("/v1/payout-runs".into(), json!({"currency": "USD"})),
-        post(
-            "/v1/payout-runs".into(),
-            json!({"affiliate_id": affiliate}),
-        ),
+        post("/v1/payout-runs".into(), json!({"affiliate_id": affiliate})),
         get("/v1/payout-runs".into()),
         get(format!("/v1/payout-runs/{run}")),
         get("/v1/payouts".into()),
@@ -364,7 +361,10 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
             ]
             .contains(&path.as_str())
                 || path == "/v1/payout-runs"
-                    && operation.2.as_ref().is_some_and(|body| body["affiliate_id"].is_i64()))
+                    && operation
+                        .2
+                        .as_ref()
+                        .is_some_and(|body| body["affiliate_id"].is_i64()))
         {
             assert_eq!(
                 answer.status, 422,

@@ -61,7 +61,9 @@ async fn terms_are_kept_as_they_were_said() {
     );
     let terms = json!({"schedule": "monthly", "day_of_month": 15, "approvals": 2, "minimums": {"USD": "50", "JPY": "5000"},
         "fees": [{"method": "paypal", "currency": "USD", "percent": "2", "fixed": "0.25", "maximum": "20"}]});
-    let put = api.put(&tenant.admin, "/v1/payout-terms", terms.clone()).await;
+    let put = api
+        .put(&tenant.admin, "/v1/payout-terms", terms.clone())
+        .await;
     assert_eq!(put.status, 200, "{}", put.text);
     let mut read = api.get(&tenant.analyst, "/v1/payout-terms").await.json();
     assert!(read["updated_at"].take().is_string());
@@ -97,12 +99,23 @@ async fn terms_are_kept_as_they_were_said() {
         ("minimums", json!({"usd": "1"})),
         ("minimums", json!({"JPY": "1.5"})),
         ("fees", json!([{"method": "cash", "currency": "USD"}])),
-        ("fees", json!([{"method": "paypal", "currency": "USD", "percent": "101"}])),
-        ("fees", json!([{"method": "paypal", "currency": "USD"}, {"method": "paypal", "currency": "USD"}])),
+        (
+            "fees",
+            json!([{"method": "paypal", "currency": "USD", "percent": "101"}]),
+        ),
+        (
+            "fees",
+            json!([{"method": "paypal", "currency": "USD"}, {"method": "paypal", "currency": "USD"}]),
+        ),
     ] {
-        let refused = api.put(&tenant.admin, "/v1/payout-terms", with(field, bad)).await;
+        let refused = api
+            .put(&tenant.admin, "/v1/payout-terms", with(field, bad))
+            .await;
         assert_eq!(refused.status, 422, "{field}: {}", refused.text);
-        let named = refused.json()["errors"][0]["field"].as_str().unwrap().to_owned();
+        let named = refused.json()["errors"][0]["field"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         assert!(named.starts_with(field), "{field}: {named}");
     }
 }
@@ -176,7 +189,11 @@ async fn what_is_secret_is_stored_sealed_and_never_shown() {
         let path = format!("/v1/payouts/{payout}/{action}");
         let refused = api.post(&tenant.admin, &path, body).await;
         assert_eq!(refused.status, 409, "{}", refused.text);
-        assert!(refused.text.contains("with its provider"), "{}", refused.text);
+        assert!(
+            refused.text.contains("with its provider"),
+            "{}",
+            refused.text
+        );
     }
     for bad in [
         json!({"credentials": {}}),
@@ -185,7 +202,12 @@ async fn what_is_secret_is_stored_sealed_and_never_shown() {
     ] {
         assert_eq!(api.put(&tenant.admin, provider, bad).await.status, 422);
     }
-    assert_eq!(api.get(&tenant.admin, "/v1/payout-providers/cash").await.status, 404);
+    assert_eq!(
+        api.get(&tenant.admin, "/v1/payout-providers/cash")
+            .await
+            .status,
+        404
+    );
 }
 
 #[tokio::test]
@@ -202,17 +224,32 @@ async fn two_people_approve_and_one_of_them_can_not_be_both() {
     );
     let by_key = api.post(&tenant.admin, &path, json!({})).await;
     assert_eq!(by_key.status, 409, "{}", by_key.text);
-    let first = api.post(&ana, &path, json!({"reason": "looks right"})).await;
-    assert_eq!((first.status.as_u16(), &first.json()["state"]), (200, &json!("draft")), "{}", first.text);
+    let first = api
+        .post(&ana, &path, json!({"reason": "looks right"}))
+        .await;
+    assert_eq!(
+        (first.status.as_u16(), &first.json()["state"]),
+        (200, &json!("draft")),
+        "{}",
+        first.text
+    );
     let again = api.post(&ana, &path, json!({})).await;
     assert_eq!(again.status, 409);
     assert!(again.text.contains("another person"), "{}", again.text);
     let second = api.post(&ben, &path, json!({})).await.json();
     assert_eq!(second["state"], "approved");
-    assert_eq!(second["approved_by"], json!(["ana@example.com", "ben@example.com"]));
-    let story = api.get(&tenant.analyst, &format!("/v1/payouts/{id}")).await.json();
+    assert_eq!(
+        second["approved_by"],
+        json!(["ana@example.com", "ben@example.com"])
+    );
+    let story = api
+        .get(&tenant.analyst, &format!("/v1/payouts/{id}"))
+        .await
+        .json();
     let events: Vec<String> = (story["events"].as_array().unwrap().iter())
-        .map(|event| format!("{} {} {}", event["actor"], event["state"], event["text"]).replace('"', ""))
+        .map(|event| {
+            format!("{} {} {}", event["actor"], event["state"], event["text"]).replace('"', "")
+        })
         .collect();
     assert_eq!(
         events,
@@ -221,9 +258,18 @@ async fn two_people_approve_and_one_of_them_can_not_be_both() {
             "ben@example.com approved "
         ]
     );
-    assert_eq!(story["to"], json!({"kind": "paypal", "account": "a…@example.com", "holder": null}));
-    assert_eq!((&story["item_count"], &story["items"][0]["amount"]), (&json!(1), &json!("100.00")));
-    assert_eq!((&story["amount"], &story["fee"], &story["net"]), (&json!("100.00"), &json!("2.25"), &json!("97.75")));
+    assert_eq!(
+        story["to"],
+        json!({"kind": "paypal", "account": "a…@example.com", "holder": null})
+    );
+    assert_eq!(
+        (&story["item_count"], &story["items"][0]["amount"]),
+        (&json!(1), &json!("100.00"))
+    );
+    assert_eq!(
+        (&story["amount"], &story["fee"], &story["net"]),
+        (&json!("100.00"), &json!("2.25"), &json!("97.75"))
+    );
 }
 
 #[tokio::test]
@@ -253,13 +299,23 @@ async fn a_payout_goes_through_its_states_and_no_others() {
     becomes("approve", json!({}), "approved").await;
     refused("approve", json!({})).await;
     let sent = becomes("send", json!({"reference": "file 7"}), "sent").await;
-    assert_eq!((&sent["provider"], &sent["provider_reference"]), (&json!(null), &json!("file 7")));
+    assert_eq!(
+        (&sent["provider"], &sent["provider_reference"]),
+        (&json!(null), &json!("file 7"))
+    );
     refused("cancel", why()).await;
     assert_eq!(act("fail", json!({})).await.status, 422);
     let failed = becomes("fail", why(), "failed").await;
     assert_eq!(failed["failure"], "the bank says so");
     let retried = becomes("retry", json!({}), "approved").await;
-    assert_eq!((&retried["attempt"], &retried["sent_at"], &retried["failure"]), (&json!(1), &json!(null), &json!(null)));
+    assert_eq!(
+        (
+            &retried["attempt"],
+            &retried["sent_at"],
+            &retried["failure"]
+        ),
+        (&json!(1), &json!(null), &json!(null))
+    );
     becomes("send", json!({}), "sent").await;
     let paid = becomes("pay", json!({}), "paid").await;
     assert!(paid["closed_at"].is_string() && paid["booked"] == json!(false));
@@ -284,7 +340,9 @@ async fn a_payout_goes_through_its_states_and_no_others() {
     assert_eq!(none.status, 422, "{}", none.text);
     assert_eq!(none.json()["errors"][0]["field"], "ids[1]");
     let count = async |query: &str| {
-        let list = api.get(&tenant.analyst, &format!("/v1/payouts{query}")).await;
+        let list = api
+            .get(&tenant.analyst, &format!("/v1/payouts{query}"))
+            .await;
         assert_eq!(list.status, 200, "{}", list.text);
         list.json()["items"].as_array().unwrap().len()
     };
@@ -292,15 +350,34 @@ async fn a_payout_goes_through_its_states_and_no_others() {
     let done = many(others.to_vec()).await;
     assert_eq!(done.status, 200, "{}", done.text);
     assert_eq!(count("?state=cancelled&currency=EUR").await, 1);
-    assert_eq!(count(&format!("?affiliate_id={}&method=paypal&limit=2", tenant.affiliate)).await, 2);
+    assert_eq!(
+        count(&format!(
+            "?affiliate_id={}&method=paypal&limit=2",
+            tenant.affiliate
+        ))
+        .await,
+        2
+    );
     assert_eq!(count("?state=draft").await, 0);
     assert_eq!(many(vec![]).await.status, 422);
-    assert_eq!(many((0..501).map(Uuid::from_u128).collect()).await.status, 422);
-    assert_eq!(api.get(&tenant.admin, "/v1/payouts?state=lost").await.status, 400);
-    let csv = api.request(&tenant.admin, reqwest::Method::GET, "/v1/payouts").header("accept", "text/csv");
+    assert_eq!(
+        many((0..501).map(Uuid::from_u128).collect()).await.status,
+        422
+    );
+    assert_eq!(
+        api.get(&tenant.admin, "/v1/payouts?state=lost")
+            .await
+            .status,
+        400
+    );
+    let csv = api
+        .request(&tenant.admin, reqwest::Method::GET, "/v1/payouts")
+        .header("accept", "text/csv");
     let csv = api.send(csv).await;
     assert_eq!(csv.text.lines().count(), 4, "{}", csv.text);
-    assert!(csv.text.starts_with("id,run_id,affiliate_id,currency,state,amount,fee,withheld,net,method,reference"));
+    assert!(csv.text.starts_with(
+        "id,run_id,affiliate_id,currency,state,amount,fee,withheld,net,method,reference"
+    ));
 }
 
 #[tokio::test]
@@ -313,7 +390,9 @@ async fn what_was_given_to_a_provider_long_ago_is_told_by_a_person() {
         .await
         .unwrap();
     let path = format!("/v1/payouts/{id}/pay");
-    let paid = api.post(&tenant.admin, &path, json!({"reference": "seen at PayPal"})).await;
+    let paid = api
+        .post(&tenant.admin, &path, json!({"reference": "seen at PayPal"}))
+        .await;
     assert_eq!(paid.status, 200, "{}", paid.text);
 }
 
@@ -332,7 +411,10 @@ async fn runs_are_asked_for_once_and_few_at_a_time() {
     let first = ask("a", one.clone()).await;
     assert_eq!(first.status, 201, "{}", first.text);
     assert_eq!(ask("a", one).await.json()["id"], first.json()["id"]);
-    assert_eq!(first.json()["requested_by"], format!("API key {} (admin)", tenant.admin_id));
+    assert_eq!(
+        first.json()["requested_by"],
+        format!("API key {} (admin)", tenant.admin_id)
+    );
     for bad in [json!({"affiliate_id": 999_999}), json!({"currency": "XXX"})] {
         assert_eq!(ask("b", bad).await.status, 422);
     }
@@ -341,13 +423,19 @@ async fn runs_are_asked_for_once_and_few_at_a_time() {
     }
     let refused = ask("too many", json!({})).await;
     assert_eq!(refused.status, 409, "{}", refused.text);
-    let list = api.get(&tenant.analyst, "/v1/payout-runs?limit=3").await.json();
+    let list = api
+        .get(&tenant.analyst, "/v1/payout-runs?limit=3")
+        .await
+        .json();
     let ids: Vec<i64> = (list["items"].as_array().unwrap().iter())
         .map(|run| run["id"].as_i64().unwrap())
         .collect();
     assert!(ids.len() == 3 && ids[0] > ids[1] && ids[1] > ids[2]);
     let next = list["next_cursor"].as_str().unwrap();
-    let rest = api.get(&tenant.analyst, &format!("/v1/payout-runs?cursor={next}")).await.json();
+    let rest = api
+        .get(&tenant.analyst, &format!("/v1/payout-runs?cursor={next}"))
+        .await
+        .json();
     assert_eq!(rest["items"].as_array().unwrap().len(), 7);
     let path = format!("/v1/payout-runs/{}", ids[0]);
     assert_eq!(api.get(&tenant.analyst, &path).await.json()["id"], ids[0]);

@@ -77,8 +77,8 @@ async fn book(
     closed: &Closed,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let currency = (closed.currency.parse())
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let currency =
+        (closed.currency.parse()).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let of = Of {
         id: closed.id,
         tenant: closed.tenant_id,

@@ -100,7 +100,11 @@ impl Carried {
         let was = commission.state.as_str();
         // What came back from a payout has not been paid, whatever was said of it meanwhile.
         let called = (carry != Carry::Returned || !target.paid.is_zero()).then_some(was);
-        let hold = if was == "pending" { Hold::Held } else { Hold::Over };
+        let hold = if was == "pending" {
+            Hold::Held
+        } else {
+            Hold::Over
+        };
         let rejected = matches!(was, "rejected" | "clawed_back");
         let state = target.state(commission.gross, rejected, hold, called);
         Some(Self {

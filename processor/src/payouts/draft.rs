@@ -281,7 +281,10 @@ impl Drafter {
             affiliate: candidate.affiliate_id,
             currency,
         };
-        if !self.insert(connection, run, &of, total, split, &method, now).await? {
+        if !self
+            .insert(connection, run, &of, total, split, &method, now)
+            .await?
+        {
             return Ok(Looked::LeftOut(LeftOut::Open));
         }
         sqlx::query(concat!(
@@ -340,7 +343,7 @@ impl Drafter {
             "INSERT INTO payouts (id, tenant_id, run_id, affiliate_id, currency, state, amount, fee, withheld, method, method_kind,
                  reference, approved_by, created_at, approved_at)
              VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN 'approved' ELSE 'draft' END, $7, $8, $9, $10, $11, $12,
-                 CASE WHEN $6 THEN ARRAY[$13] ELSE '{}' END, $14, CASE WHEN $6 THEN $14 END)
+                 CASE WHEN $6 THEN ARRAY[$13::text] ELSE '{}' END, $14::timestamptz, CASE WHEN $6 THEN $14::timestamptz END)
              ON CONFLICT (tenant_id, affiliate_id, currency) WHERE NOT booked DO NOTHING",
         )
         .bind(of.id)
@@ -362,7 +365,11 @@ impl Drafter {
         if inserted.rows_affected() == 0 {
             return Ok(false);
         }
-        let states = if is_approved { &["draft", "approved"][..] } else { &["draft"] };
+        let states = if is_approved {
+            &["draft", "approved"][..]
+        } else {
+            &["draft"]
+        };
         let texts = ["", "the terms ask for no approval"];
         sqlx::query(
             "INSERT INTO payout_events (tenant_id, payout_id, at, actor, state, text)
@@ -533,10 +540,28 @@ mod tests {
             (&free, &sepa, dec!(-60), "EUR", LeftOut::NegativeBalance),
             (&free, &sepa, dec!(0), "EUR", LeftOut::NegativeBalance),
             (&free, &sepa, dec!(60), "USD", LeftOut::Currency),
-            (&free, &Err(LeftOut::NoMethod), dec!(60), "EUR", LeftOut::NoMethod),
-            (&payee(Some(1), false), &sepa, dec!(60), "EUR", LeftOut::Open),
+            (
+                &free,
+                &Err(LeftOut::NoMethod),
+                dec!(60),
+                "EUR",
+                LeftOut::NoMethod,
+            ),
+            (
+                &payee(Some(1), false),
+                &sepa,
+                dec!(60),
+                "EUR",
+                LeftOut::Open,
+            ),
             (&payee(None, true), &sepa, dec!(60), "EUR", LeftOut::Blocked),
-            (&free, &sepa, dec!(10_000_000_000_000), "EUR", LeftOut::TooLarge),
+            (
+                &free,
+                &sepa,
+                dec!(10_000_000_000_000),
+                "EUR",
+                LeftOut::TooLarge,
+            ),
         ];
         for (payee, method, total, currency, why) in refused {
             assert_eq!(decided(payee, method, total, currency), Err(why));

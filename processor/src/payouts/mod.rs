@@ -73,13 +73,17 @@ pub(crate) fn start(
         stop: stop.clone(),
     };
     let of_stop = stop.clone();
-    tasks.spawn(async move { repeat(&drafter.pool, "payout drafts", &of_stop, || drafter.turn()).await });
+    tasks.spawn(async move {
+        repeat(&drafter.pool, "payout drafts", &of_stop, || drafter.turn()).await
+    });
     let booker = Booker {
         pool: pool.clone(),
         clock: clock.clone(),
     };
     let of_stop = stop.clone();
-    tasks.spawn(async move { repeat(&booker.pool, "payout bookings", &of_stop, || booker.turn()).await });
+    tasks.spawn(async move {
+        repeat(&booker.pool, "payout bookings", &of_stop, || booker.turn()).await
+    });
     let sender = Sender {
         pool: pool.clone(),
         clock,
@@ -87,7 +91,9 @@ pub(crate) fn start(
         accounts: Configured,
     };
     let of_stop = stop.clone();
-    tasks.spawn(async move { repeat(&sender.pool, "payout sending", &of_stop, || sender.turn()).await });
+    tasks.spawn(
+        async move { repeat(&sender.pool, "payout sending", &of_stop, || sender.turn()).await },
+    );
 }
 
 /// Takes turns until `stop`: at once while there is more to do, else when PostgreSQL says that something changed, or a moment
@@ -180,7 +186,9 @@ async fn make_due_runs(pool: &PgPool, clock: &Clock) -> Result<(), sqlx::Error> 
 fn is_permanent(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => refused_for_good(&**error),
-        sqlx::Error::Protocol(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+        sqlx::Error::Protocol(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+            true
+        }
         _ => false,
     }
 }

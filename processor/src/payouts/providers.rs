@@ -4,11 +4,19 @@
 use tributary_shared::payouts::Payment;
 
 /// How a payout stands at its provider.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "made by the providers; this version has none")
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Taken, and on its way.
-    Pending { reference: String },
-    Paid { reference: String },
+    Pending {
+        reference: String,
+    },
+    Paid {
+        reference: String,
+    },
     /// Over, and the money is not with the affiliate.
     Failed {
         reference: Option<String>,
@@ -17,6 +25,10 @@ pub(crate) enum Outcome {
 }
 
 /// Why a provider did not say how it stands.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "made by the providers; this version has none")
+)]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProviderError {
     /// Not taken, final: the provider says why.

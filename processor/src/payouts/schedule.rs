@@ -81,7 +81,10 @@ mod tests {
         };
         // January's was over when it was decided.
         assert_eq!(monthly("2026-02-14T12:00:00Z", None), None);
-        assert_eq!(monthly("2026-02-14T23:00:00Z", None), Some(day("2026-02-15")));
+        assert_eq!(
+            monthly("2026-02-14T23:00:00Z", None),
+            Some(day("2026-02-15"))
+        );
         assert_eq!(monthly("2026-03-02T12:00:00Z", Some("2026-02-15")), None);
         // Missed, and made up for later.
         assert_eq!(

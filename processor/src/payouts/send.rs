@@ -100,8 +100,7 @@ impl<A: Accounts> Sender<A> {
     /// Speaks about as many as there are, some at once; whether there may be more.
     pub(super) async fn turn(&self) -> Result<bool, sqlx::Error> {
         let done = join_all((0..AT_ONCE).map(|_| self.one())).await;
-        done.into_iter()
-            .try_fold(false, |any, one| Ok(any | one?))
+        done.into_iter().try_fold(false, |any, one| Ok(any | one?))
     }
 
     /// Claims one and speaks about it; whether there was one.
@@ -173,12 +172,16 @@ async fn speak(
     let reference = job.provider_reference.as_deref();
     match within(provider.outcome(&key, reference)).await {
         Ok(Some(outcome)) => outcome.into(),
-        Ok(None) if reference.is_some() => {
-            uncertain(job, "the provider knows nothing of what it has acknowledged")
-        }
+        Ok(None) if reference.is_some() => uncertain(
+            job,
+            "the provider knows nothing of what it has acknowledged",
+        ),
         Ok(None) if job.sent_at.is_none_or(|sent| now - sent > KEYS_LAST) => {
             tracing::error!(payout = %job.id, "a provider knows nothing of a payout that it was given long ago: look there, then say what became of it");
-            uncertain(job, "it was given to the provider too long ago to give it again")
+            uncertain(
+                job,
+                "it was given to the provider too long ago to give it again",
+            )
         }
         Ok(None) => match within(provider.send(payment, &key)).await {
             Ok(outcome) => outcome.into(),
@@ -302,7 +305,7 @@ async fn note(
         "UPDATE payouts SET state = $4, provider_reference = coalesce($5, provider_reference), failure = $6, send_at = $7,
              provider = CASE WHEN $4 = 'approved' THEN NULL ELSE provider END,
              sent_at = CASE WHEN $4 = 'approved' THEN NULL ELSE sent_at END,
-             closed_at = CASE WHEN $4 = 'paid' THEN $8 END
+             closed_at = CASE WHEN $4 = 'paid' THEN $8::timestamptz END
          WHERE id = $1 AND state = 'sent' AND attempt = $2 AND send_at = $3",
     )
     .bind(job.id)
@@ -316,7 +319,14 @@ async fn note(
     .execute(&mut *connection)
     .await?;
     if noted.rows_affected() == 1 && state != "sent" {
-        event(connection, job, state, failure.as_deref().unwrap_or_default(), now).await?;
+        event(
+            connection,
+            job,
+            state,
+            failure.as_deref().unwrap_or_default(),
+            now,
+        )
+        .await?;
     }
     Ok(())
 }

@@ -526,7 +526,12 @@ fn stand(
         let target = position.target(worth, hold);
         standing.push(Commission {
             before: before.cloned(),
-            state: target.state(priced.gross, status == Status::Rejected, hold, called(before)),
+            state: target.state(
+                priced.gross,
+                status == Status::Rejected,
+                hold,
+                called(before),
+            ),
             reason: reason(before, status, order.refunded, worth),
             hold_until,
             position,

@@ -11,11 +11,32 @@ use tributary_shared::ids::AffiliateId;
 use tributary_shared::payouts::Method;
 use uuid::Uuid;
 
-use clap::Parser as _;
-
 use crate::facts::click;
-use crate::money::{balances, becomes, is, report, saying};
-use crate::support::{Shop, World, sealing_keys, wait_for, wait_until};
+use crate::money::{balances, is, report, saying};
+use crate::support::{Shop, World, sealing_keys, wait_for};
+
+/// How long anything may take: settling, drafting and booking follow one another.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until an affiliate's accounts hold this; says what they hold when they never do.
+async fn becomes(world: &World, affiliate: AffiliateId, expected: &[(&str, Decimal)]) {
+    let begun = std::time::Instant::now();
+    loop {
+        let now = balances(&world.pool, affiliate).await;
+        if now == is(expected) {
+            return;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{now:?} does not become {expected:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn wait_until(condition: impl AsyncFnMut() -> bool) {
+    wait_for(PATIENCE, condition).await;
+}
 
 /// A world in which orders earn at once, and an affiliate who can be paid.
 async fn world() -> (World, Shop) {
@@ -101,7 +122,10 @@ async fn the_ledger_is_in_order(world: &World) {
     let checked = ledger_command::run(&command, &mut out).await;
     let said = String::from_utf8(out).unwrap();
     assert!(checked.is_ok(), "{said}");
-    assert!(said.contains("payouts that are the sum of their items"), "{said}");
+    assert!(
+        said.contains("payouts that are the sum of their items"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -135,12 +159,11 @@ async fn what_is_available_is_paid_and_what_is_taken_back_is_owed() {
         balances(&world.pool, affiliate).await,
         is(&[("in_payout", dec!(10))])
     );
-    let payout: (String, Decimal, Decimal, Decimal, Decimal, String) = sqlx::query_as(
-        "SELECT state, amount, fee, withheld, net, method_kind FROM payouts",
-    )
-    .fetch_one(&world.pool)
-    .await
-    .unwrap();
+    let payout: (String, Decimal, Decimal, Decimal, Decimal, String) =
+        sqlx::query_as("SELECT state, amount, fee, withheld, net, method_kind FROM payouts")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
     let (draft, bank) = ("draft".to_owned(), "bank".to_owned());
     assert_eq!(
         payout,
@@ -157,7 +180,10 @@ async fn what_is_available_is_paid_and_what_is_taken_back_is_owed() {
     let more = [("available", dec!(10)), ("in_payout", dec!(10))];
     becomes(&world, affiliate, &more).await;
     let (drafted, left_out) = run(&world, &shop).await;
-    assert_eq!((drafted, left_out), (0, serde_json::json!({"open_payout": 1})));
+    assert_eq!(
+        (drafted, left_out),
+        (0, serde_json::json!({"open_payout": 1}))
+    );
 
     all_become(&world, "paid").await;
     let paid = [("available", dec!(10)), ("paid", dec!(10))];
@@ -188,13 +214,19 @@ async fn what_is_available_is_paid_and_what_is_taken_back_is_owed() {
 
     // Half of A comes back after it was paid, and B with it: a debt.
     for (order_id, amount) in [("A", "50.00"), ("B", "100.00")] {
-        let refund = saying(OrderStatus::Refunded, report(&world, &shop, order_id, amount));
+        let refund = saying(
+            OrderStatus::Refunded,
+            report(&world, &shop, order_id, amount),
+        );
         world.publish_conversion(&refund).await;
     }
     let owing = [("clawback", dec!(-5)), ("paid", dec!(10))];
     becomes(&world, affiliate, &owing).await;
     let (drafted, left_out) = run(&world, &shop).await;
-    assert_eq!((drafted, left_out), (0, serde_json::json!({"negative_balance": 1})));
+    assert_eq!(
+        (drafted, left_out),
+        (0, serde_json::json!({"negative_balance": 1}))
+    );
     // The next orders settle it.
     world.publish_conversion(&order("C")).await;
     let due = [
@@ -241,11 +273,13 @@ async fn a_cancelled_payout_gives_back_what_was_not_taken_back() {
     world.publish_conversion(&order).await;
     becomes(&world, affiliate, &[("available", dec!(10))]).await;
     // Not below the minimum, and not to nowhere.
-    sqlx::query(r#"INSERT INTO payout_terms (tenant_id, minimums) VALUES ($1, '{"USD": "10.01"}')"#)
-        .bind(shop.tenant)
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        r#"INSERT INTO payout_terms (tenant_id, minimums) VALUES ($1, '{"USD": "10.01"}')"#,
+    )
+    .bind(shop.tenant)
+    .execute(&world.pool)
+    .await
+    .unwrap();
     let left_out = run(&world, &shop).await.1;
     assert_eq!(left_out, serde_json::json!({"below_minimum": 1}));
     sqlx::query(r#"UPDATE payout_terms SET minimums = '{"USD": "10.00"}'"#)
@@ -284,10 +318,7 @@ async fn a_cancelled_payout_gives_back_what_was_not_taken_back() {
 #[tokio::test]
 async fn runs_at_once_and_a_schedule_that_all_processors_see_make_one_payout() {
     let (world, shop) = world().await;
-    let processors = [
-        world.processor(|_| {}).await,
-        world.processor(|_| {}).await,
-    ];
+    let processors = [world.processor(|_| {}).await, world.processor(|_| {}).await];
     let visit: Click = click(&world, &shop);
     world.publish_click(&visit).await;
     let order = Conversion {
@@ -331,7 +362,9 @@ async fn runs_at_once_and_a_schedule_that_all_processors_see_make_one_payout() {
     let by = vec!["the schedule".to_owned()];
     assert_eq!(approved, ("approved".to_owned(), by));
     // Midnight may lie between.
-    let days = world.count("SELECT count(*) FROM payout_runs WHERE due_on IS NOT NULL").await;
+    let days = world
+        .count("SELECT count(*) FROM payout_runs WHERE due_on IS NOT NULL")
+        .await;
     assert!((1..=2).contains(&days), "{days}");
     the_ledger_is_in_order(&world).await;
     for processor in processors {
@@ -431,9 +464,14 @@ async fn whoever_is_killed_no_cent_is_paid_twice() {
                 .execute(&world.pool)
                 .await
                 .unwrap();
+            tokio::time::sleep(Duration::from_millis(dice.roll(700))).await;
         }
         if dice.roll(3) == 0 {
-            let state = if dice.roll(3) == 0 { "cancelled" } else { "paid" };
+            let state = if dice.roll(3) == 0 {
+                "cancelled"
+            } else {
+                "paid"
+            };
             all_become(&world, state).await;
         }
         if nth % (ORDERS / KILLS) == ORDERS / KILLS - 1 {
@@ -446,10 +484,9 @@ async fn whoever_is_killed_no_cent_is_paid_twice() {
         }
     }
     // It comes to rest: everything is settled, then paid.
-    let patience = Duration::from_secs(120);
     let unsettled = "SELECT count(*) FROM conversions WHERE settle_at IS NOT NULL";
     let recorded = "SELECT count(*) FROM conversions WHERE version > 0";
-    wait_for(patience, async || {
+    wait_for(PATIENCE, async || {
         world.count(recorded).await.unsigned_abs() == ORDERS && world.count(unsettled).await == 0
     })
     .await;
@@ -462,16 +499,27 @@ async fn whoever_is_killed_no_cent_is_paid_twice() {
         .unwrap();
         rows.into_iter().collect()
     };
-    wait_for(patience, async || worth().await == earned).await;
+    wait_for(PATIENCE, async || worth().await == earned).await;
     for _ in 0..2 {
         all_become(&world, "paid").await;
-        wait_until(async || world.count("SELECT count(*) FROM payouts WHERE NOT booked").await == 0)
-            .await;
+        wait_until(async || {
+            world
+                .count("SELECT count(*) FROM payouts WHERE NOT booked")
+                .await
+                == 0
+        })
+        .await;
         wait_until(async || world.count(unsettled).await == 0).await;
         run(&world, &shop).await;
     }
     all_become(&world, "paid").await;
-    wait_until(async || world.count("SELECT count(*) FROM payouts WHERE NOT booked").await == 0).await;
+    wait_until(async || {
+        world
+            .count("SELECT count(*) FROM payouts WHERE NOT booked")
+            .await
+            == 0
+    })
+    .await;
     // A refund that nobody could settle yet may remain as a debt; nothing else does.
     let paid: Vec<(AffiliateId, Decimal)> = sqlx::query_as(
         "SELECT affiliate_id, sum(amount) FROM payouts WHERE state = 'paid' GROUP BY affiliate_id",
@@ -491,10 +539,11 @@ async fn whoever_is_killed_no_cent_is_paid_twice() {
     }
     assert_eq!(ends, earned);
     the_ledger_is_in_order(&world).await;
-    let cancelled: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM payouts WHERE state = 'cancelled'")
-        .fetch_all(&world.pool)
-        .await
-        .unwrap();
+    let cancelled: Vec<Uuid> =
+        sqlx::query_scalar("SELECT id FROM payouts WHERE state = 'cancelled'")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
     assert!(!cancelled.is_empty());
     for processor in processors.into_iter().flatten() {
         processor.stop().await;

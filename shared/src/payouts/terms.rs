@@ -55,7 +55,12 @@ impl Terms {
     /// Splits an amount; none when nothing would be left to send. Fee and tax are each rounded by the one rule; the tax is
     /// taken of the whole amount. `withholding_percent`: 0 to 100.
     #[must_use]
-    pub fn split(&self, amount: Money, method: &str, withholding_percent: Decimal) -> Option<Split> {
+    pub fn split(
+        &self,
+        amount: Money,
+        method: &str,
+        withholding_percent: Decimal,
+    ) -> Option<Split> {
         let currency = amount.currency();
         let fee = (self.fees.iter())
             .find(|fee| fee.method == method && fee.currency == currency.code())
@@ -129,9 +134,16 @@ mod tests {
             r#"{"method": "paypal", "currency": "USD", "percent": "2", "fixed": "0.25"}"#,
         )
         .unwrap();
-        assert_eq!((fee.percent, fee.fixed, fee.maximum), (dec!(2), dec!(0.25), None));
-        let minimums: BTreeMap<String, Decimal> = serde_json::from_str(r#"{"USD": "50.00"}"#).unwrap();
-        let terms = Terms { minimums, fees: vec![fee] };
+        assert_eq!(
+            (fee.percent, fee.fixed, fee.maximum),
+            (dec!(2), dec!(0.25), None)
+        );
+        let minimums: BTreeMap<String, Decimal> =
+            serde_json::from_str(r#"{"USD": "50.00"}"#).unwrap();
+        let terms = Terms {
+            minimums,
+            fees: vec![fee],
+        };
         assert_eq!(terms.minimum("USD".parse().unwrap()), dec!(50));
         assert_eq!(terms.minimum("EUR".parse().unwrap()), dec!(0));
     }

@@ -88,7 +88,9 @@ impl Provider for Account {
         match self.0.roll(10) {
             0 => Err(ProviderError::Refused("no such account".to_owned())),
             1 => Err(ProviderError::Unavailable("busy".to_owned())),
-            2 => Err(ProviderError::Unknown("cut off on the way there".to_owned())),
+            2 => Err(ProviderError::Unknown(
+                "cut off on the way there".to_owned(),
+            )),
             3 => {
                 self.0.take(key, false);
                 Err(ProviderError::Unknown("cut off on the way back".to_owned()))
@@ -159,12 +161,14 @@ async fn approved(pool: &PgPool, now: DateTime<Utc>, count: usize) -> Vec<Uuid> 
     .await
     .unwrap();
     let sealed = keys().seal(&format!("payout_provider:{tenant}:paypal"), b"{}");
-    sqlx::query("INSERT INTO payout_providers (tenant_id, kind, credentials) VALUES ($1, 'paypal', $2)")
-        .bind(tenant)
-        .bind(sealed)
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO payout_providers (tenant_id, kind, credentials) VALUES ($1, 'paypal', $2)",
+    )
+    .bind(tenant)
+    .bind(sealed)
+    .execute(pool)
+    .await
+    .unwrap();
     let mut payouts = Vec::new();
     for _ in 0..count {
         let id = new_uuid_v7(now);
@@ -246,7 +250,10 @@ async fn whatever_a_provider_does_each_payout_is_sent_once() {
         .await
         .unwrap();
         let states = states(&pool).await;
-        if states.keys().all(|state| state == "paid" || state == "cancelled") {
+        if states
+            .keys()
+            .all(|state| state == "paid" || state == "cancelled")
+        {
             break;
         }
         rounds += 1;
@@ -284,7 +291,11 @@ async fn what_was_acknowledged_is_never_sent_again() {
             Ok(Outcome::Pending { reference })
         }
 
-        async fn outcome(&self, _: &str, _: Option<&str>) -> Result<Option<Outcome>, ProviderError> {
+        async fn outcome(
+            &self,
+            _: &str,
+            _: Option<&str>,
+        ) -> Result<Option<Outcome>, ProviderError> {
             Ok(None)
         }
     }
@@ -306,7 +317,10 @@ async fn what_was_acknowledged_is_never_sent_again() {
         clock.advance(TimeDelta::hours(2));
     }
     assert_eq!(*provider.0.lock().unwrap(), 1);
-    assert_eq!(states(&pool).await, BTreeMap::from([("sent".to_owned(), 1)]));
+    assert_eq!(
+        states(&pool).await,
+        BTreeMap::from([("sent".to_owned(), 1)])
+    );
 }
 
 #[test]
