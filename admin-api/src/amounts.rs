@@ -1,7 +1,7 @@
 //! Money as the API writes it: a decimal string with its currency's digits, never a float.
 
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tributary_shared::money::Currency;
 use utoipa::ToSchema;
 
@@ -40,6 +40,14 @@ pub(crate) fn text(amount: Decimal, currency: &str) -> String {
 /// A percentage as short as it can be: `10`, `12.5`.
 pub(crate) fn percent(percent: Decimal) -> String {
     percent.normalize().to_string()
+}
+
+/// The same, for a field.
+pub(crate) fn serialize_percent<S: Serializer>(
+    value: &Decimal,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&percent(*value))
 }
 
 #[cfg(test)]

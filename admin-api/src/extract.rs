@@ -166,7 +166,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 }
 
 /// What stands at `{name}` in the path.
-async fn path_text<S: Send + Sync>(
+pub(crate) async fn path_text<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
     name: &str,

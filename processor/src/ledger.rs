@@ -13,24 +13,55 @@ use uuid::Uuid;
 
 /// The tenant's own account, against which commissions are earned.
 const EXPENSE: &str = "commission_expense";
+/// The tenant's own accounts of payouts: what affiliates' money was discharged by, and in what.
+const OF_PAYOUTS: [&str; 4] = ["payouts", "payouts_sent", "payout_fees", "tax_withheld"];
 
-/// Something to post about a commission. What `moves` leave over is charged to the tenant.
+/// What a posting is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject {
+    /// A commission, which it changes, or moves by a payout.
+    Commission {
+        id: Uuid,
+        /// Of the commission's postings which one this is.
+        number: i32,
+        payout: Option<Uuid>,
+    },
+    /// A payout that was paid.
+    Paid(Uuid),
+}
+
+/// Something to post. What `moves` leave over is charged to the tenant.
 #[derive(Debug, Clone)]
 pub(crate) struct Posting {
     pub(crate) tenant_id: TenantId,
     pub(crate) affiliate_id: AffiliateId,
-    pub(crate) commission_id: Uuid,
-    /// Of the commission's postings which one this is.
-    pub(crate) number: i32,
+    pub(crate) subject: Subject,
     pub(crate) reason: &'static str,
     pub(crate) currency: &'static str,
-    /// Accounts of the affiliate and what each gets; none of them nothing.
+    /// Accounts, of the affiliate or the tenant's own of payouts, and what each gets; none of them nothing.
     pub(crate) moves: Vec<(&'static str, Decimal)>,
 }
 
 impl Posting {
     fn operation_key(&self) -> String {
-        format!("commission:{}:{}", self.commission_id, self.number)
+        match self.subject {
+            Subject::Commission { id, number, .. } => format!("commission:{id}:{number}"),
+            Subject::Paid(id) => format!("payout:{id}:paid"),
+        }
+    }
+
+    fn commission_id(&self) -> Option<Uuid> {
+        match self.subject {
+            Subject::Commission { id, .. } => Some(id),
+            Subject::Paid(_) => None,
+        }
+    }
+
+    fn payout_id(&self) -> Option<Uuid> {
+        match self.subject {
+            Subject::Commission { payout, .. } => payout,
+            Subject::Paid(id) => Some(id),
+        }
     }
 }
 
@@ -59,7 +90,8 @@ pub(crate) async fn post(
         };
         for (kind, amount) in &posting.moves {
             left += *amount;
-            enter(Some(posting.affiliate_id), *kind, *amount);
+            let whose = (!OF_PAYOUTS.contains(kind)).then_some(posting.affiliate_id);
+            enter(whose, *kind, *amount);
         }
         if !left.is_zero() {
             enter(None, EXPENSE, -left);
@@ -87,16 +119,18 @@ async fn open_transactions(
     at: DateTime<Utc>,
 ) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
-        "INSERT INTO ledger_transactions (tenant_id, operation_key, commission_id, reason, posted_at)
-         SELECT tenant_id, operation_key, commission_id, reason, $5
-         FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::text[]) AS p (tenant_id, operation_key, commission_id, reason)
+        "INSERT INTO ledger_transactions (tenant_id, operation_key, commission_id, reason, posted_at, payout_id)
+         SELECT tenant_id, operation_key, commission_id, reason, $5, payout_id
+         FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::text[], $6::uuid[])
+              AS p (tenant_id, operation_key, commission_id, reason, payout_id)
          RETURNING operation_key, id",
     )
     .bind(postings.iter().map(|p| p.tenant_id).collect::<Vec<_>>())
     .bind(postings.iter().map(Posting::operation_key).collect::<Vec<_>>())
-    .bind(postings.iter().map(|p| p.commission_id).collect::<Vec<_>>())
+    .bind(postings.iter().map(Posting::commission_id).collect::<Vec<_>>())
     .bind(postings.iter().map(|p| p.reason).collect::<Vec<_>>())
     .bind(at)
+    .bind(postings.iter().map(Posting::payout_id).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().collect())

@@ -44,7 +44,7 @@ pub enum LedgerError {
 }
 
 /// What must be, and how many are not so.
-const CHECKS: [(&str, &str); 4] = [
+const CHECKS: [(&str, &str); 8] = [
     (
         "transactions that sum to zero",
         "SELECT count(*), count(*) FILTER (WHERE wrong) FROM (
@@ -74,6 +74,36 @@ const CHECKS: [(&str, &str); 4] = [
         "commissions whose postings are all there",
         "SELECT count(*), count(*) FILTER (WHERE m.postings <> coalesce(s.postings, 0)) FROM commissions m LEFT JOIN (
              SELECT commission_id, count(*) AS postings FROM ledger_transactions GROUP BY commission_id) s ON s.commission_id = m.id",
+    ),
+    (
+        "payouts that are the sum of their items",
+        "SELECT count(*), count(*) FILTER (WHERE p.amount IS DISTINCT FROM s.sum) FROM payouts p LEFT JOIN (
+             SELECT payout_id, sum(amount) FROM payout_items GROUP BY payout_id) s ON s.payout_id = p.id",
+    ),
+    (
+        "commissions of which as much is in payouts as the open ones say",
+        "SELECT count(*), count(*) FILTER (WHERE m.in_payout <> coalesce(s.sum, 0)) FROM commissions m LEFT JOIN (
+             SELECT i.commission_id, sum(i.amount) FROM payout_items i JOIN payouts p ON p.id = i.payout_id WHERE NOT p.booked
+             GROUP BY i.commission_id) s ON s.commission_id = m.id",
+    ),
+    (
+        "commissions of which as much is paid as the paid ones say",
+        "SELECT count(*), count(*) FILTER (WHERE m.paid <> coalesce(s.sum, 0)) FROM commissions m LEFT JOIN (
+             SELECT i.commission_id, sum(i.amount) FROM payout_items i JOIN payouts p ON p.id = i.payout_id
+             WHERE p.booked AND p.state = 'paid' GROUP BY i.commission_id) s ON s.commission_id = m.id",
+    ),
+    (
+        "paid payouts that the ledger has as sent, fee and tax",
+        "SELECT count(*), count(*) FILTER (WHERE (p.amount, p.net, p.fee, p.withheld) IS DISTINCT FROM
+                    (s.amount, s.net, coalesce(s.fee, 0), coalesce(s.withheld, 0)))
+         FROM payouts p LEFT JOIN (
+             SELECT t.payout_id, -sum(e.amount) FILTER (WHERE a.kind = 'payouts') AS amount,
+                    sum(e.amount) FILTER (WHERE a.kind = 'payouts_sent') AS net,
+                    sum(e.amount) FILTER (WHERE a.kind = 'payout_fees') AS fee,
+                    sum(e.amount) FILTER (WHERE a.kind = 'tax_withheld') AS withheld
+             FROM ledger_transactions t JOIN ledger_entries e ON e.transaction_id = t.id JOIN ledger_accounts a ON a.id = e.account_id
+             WHERE t.payout_id IS NOT NULL AND t.commission_id IS NULL GROUP BY t.payout_id) s ON s.payout_id = p.id
+         WHERE p.booked AND p.state = 'paid'",
     ),
 ];
 

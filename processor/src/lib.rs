@@ -1,6 +1,6 @@
 //! From Kafka to facts and money.
 //!
-//! Eight tasks, each the owner of one step; a message's way through the files:
+//! Twelve tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
@@ -11,6 +11,7 @@
 //! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
 //! | ledger facts | topic `ledger` | `ledger_facts`, `sink` | ClickHouse `conversions`, `commissions` |
 //! | postbacks | topic `postbacks` | `postbacks`, `sink` | ClickHouse `postbacks` |
+//! | schedule, drafts, bookings, sending | PostgreSQL `payout_terms`, `payout_runs`, `payouts` | `payouts`, `ledger` | PostgreSQL, providers |
 //!
 //! `consume` drives the four readers, `dead_letter` keeps what can't be read, `retry` is what
 //! happens when an engine is away. `dead_letters_command` lists what was kept and sends it back,
@@ -30,6 +31,7 @@ mod ledger;
 pub mod ledger_command;
 mod ledger_facts;
 mod outbox;
+mod payouts;
 mod postbacks;
 pub mod replay_command;
 mod reports;
@@ -73,8 +75,8 @@ use crate::settle::due::{Due, Purpose};
 use crate::sink::Sink;
 use crate::tenants::Tenants;
 
-/// Connections to PostgreSQL: one for each task that uses it, and two that listen.
-const POSTGRES_CONNECTIONS: u32 = 9;
+/// Connections to PostgreSQL: one for each task that uses it, five that listen, and some for those that send payouts.
+const POSTGRES_CONNECTIONS: u32 = 20;
 
 /// How long Kafka may take to acknowledge a message; less than PostgreSQL's patience with a transaction.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -179,6 +181,7 @@ pub async fn run(
         };
         tasks.spawn(due.run(stop.clone()));
     }
+    payouts::start(&mut tasks, &pool, &config.sealing.sealing_keys, &stop);
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 

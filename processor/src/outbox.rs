@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use prost::Message as _;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tributary_shared::config::KafkaConfig;
 use tributary_shared::engines::kafka;
-use tributary_shared::events::{Topic, Topics};
+use tributary_shared::events::{LedgerEvent, Topic, Topics, ledger_event};
+use tributary_shared::ids::TenantId;
 use tributary_shared::names;
 
 use crate::RunError;
@@ -23,6 +25,28 @@ const BATCH_ROWS: i64 = 1000;
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The PostgreSQL advisory lock of the one relay that works: "ledgrout" in ASCII.
 const RELAY_LOCK: i64 = 0x6c65_6467_726f_7574;
+
+/// Has what the ledger recorded published, with the caller's transaction.
+pub(crate) async fn put(
+    connection: &mut PgConnection,
+    events: Vec<(TenantId, ledger_event::Event)>,
+) -> Result<(), sqlx::Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let (tenants, payloads): (Vec<TenantId>, Vec<Vec<u8>>) = events
+        .into_iter()
+        .map(|(tenant, event)| (tenant, LedgerEvent { event: Some(event) }.encode_to_vec()))
+        .unzip();
+    sqlx::query(
+        "INSERT INTO ledger_outbox (tenant_id, payload) SELECT * FROM unnest($1::bigint[], $2::bytea[])",
+    )
+    .bind(tenants)
+    .bind(payloads)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
 
 #[derive(Debug, thiserror::Error)]
 enum RelayError {

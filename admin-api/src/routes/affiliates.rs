@@ -25,7 +25,7 @@ use crate::validate::Checks;
 /// Selects or returns what an [`Affiliate`] holds.
 macro_rules! columns {
     () => {
-        "id, name, email, tier, groups, tags, certifications, parent_id, created_at"
+        "id, name, email, tier, groups, tags, certifications, parent_id, withholding_percent, created_at"
     };
 }
 
@@ -51,6 +51,9 @@ pub(crate) struct NewAffiliate {
     certifications: Vec<String>,
     /// The affiliate above it, who gets the program's uplines' part of what it earns.
     parent_id: Option<i64>,
+    /// What of each payout is kept back as tax; 0 by default.
+    #[schema(examples("30"))]
+    withholding_percent: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -74,6 +77,9 @@ pub(crate) struct AffiliateChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<i64>)]
     parent_id: Option<Option<i64>>,
+    /// What of each payout that is drafted from now on is kept back as tax.
+    #[schema(examples("30"))]
+    withholding_percent: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema, sqlx::FromRow)]
@@ -88,6 +94,10 @@ pub(crate) struct Affiliate {
     certifications: Vec<String>,
     #[schema(value_type = Option<i64>)]
     parent_id: Option<AffiliateId>,
+    /// What of each payout is kept back as tax.
+    #[schema(value_type = String, examples("0"))]
+    #[serde(serialize_with = "amounts::serialize_percent")]
+    withholding_percent: Decimal,
     created_at: DateTime<Utc>,
 }
 
@@ -136,6 +146,8 @@ pub(crate) async fn create(
     let groups = checks.labels("groups", &new.groups);
     let tags = checks.labels("tags", &new.tags);
     let certifications = checks.labels("certifications", &new.certifications);
+    let withholding = new.withholding_percent.as_deref().unwrap_or("0");
+    let withholding = checks.percent("withholding_percent", withholding);
     checks.finish()?;
     let mut creation = match Creation::begin(&app, at, idempotency, &body.bytes).await? {
         Begun::Before(answer) => return Ok(answer),
@@ -145,8 +157,8 @@ pub(crate) async fn create(
         must_be_above(creation.connection(), at.tenant, None, parent).await?;
     }
     let affiliate: Affiliate = sqlx::query_as(concat!(
-        "INSERT INTO affiliates (tenant_id, name, email, created_at, tier, groups, tags, certifications, parent_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING ",
+        "INSERT INTO affiliates (tenant_id, name, email, created_at, tier, groups, tags, certifications, parent_id, withholding_percent)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING ",
         columns!()
     ))
     .bind(at.tenant)
@@ -158,6 +170,7 @@ pub(crate) async fn create(
     .bind(&tags)
     .bind(&certifications)
     .bind(new.parent_id)
+    .bind(withholding)
     .fetch_one(creation.connection())
     .await?;
     creation.finish(&affiliate, &[]).await
@@ -227,6 +240,8 @@ pub(crate) async fn change(
     let certifications = change
         .certifications
         .map(|of| checks.labels("certifications", &of));
+    let withholding =
+        (change.withholding_percent).map(|percent| checks.percent("withholding_percent", &percent));
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
     find(&mut transaction, at.tenant, id).await?;
@@ -238,7 +253,8 @@ pub(crate) async fn change(
                 email = CASE WHEN $4 THEN $5 ELSE email END, tier = CASE WHEN $6 THEN $7 ELSE tier END,
                 groups = COALESCE($8, groups), tags = COALESCE($9, tags),
                 certifications = COALESCE($10, certifications),
-                parent_id = CASE WHEN $11 THEN $12 ELSE parent_id END
+                parent_id = CASE WHEN $11 THEN $12 ELSE parent_id END,
+                withholding_percent = COALESCE($13, withholding_percent)
          WHERE tenant_id = $1 AND id = $2 RETURNING ",
         columns!()
     ))
@@ -254,6 +270,7 @@ pub(crate) async fn change(
     .bind(&certifications)
     .bind(change.parent_id.is_some())
     .bind(change.parent_id.flatten())
+    .bind(withholding)
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
@@ -297,7 +314,7 @@ pub(crate) async fn read(
     find(&mut connection, at.tenant, id).await.map(Json)
 }
 
-async fn find(
+pub(crate) async fn find(
     connection: &mut PgConnection,
     tenant: TenantId,
     id: Id,

@@ -94,7 +94,7 @@ pub(crate) fn times(from: Option<&str>, to: Option<&str>) -> Result<Times, Probl
 }
 
 /// Refuses a value that a field never has: a list of nothing would look like an answer.
-fn one_of(field: &str, value: Option<&str>, values: &[&str]) -> Result<(), Problem> {
+pub(crate) fn one_of(field: &str, value: Option<&str>, values: &[&str]) -> Result<(), Problem> {
     if value.is_none_or(|value| values.contains(&value)) {
         return Ok(());
     }

@@ -22,10 +22,12 @@ use crate::state::App;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// The affiliate's accounts. This or `commission_id` must be given.
+    /// The affiliate's accounts. This, `commission_id` or `payout_id` must be given.
     affiliate_id: Option<i64>,
     /// Both sides of all that was posted for the commission.
     commission_id: Option<Uuid>,
+    /// Both sides of all that was posted for the payout.
+    payout_id: Option<Uuid>,
     /// RFC 3339; posted from this time on.
     from: Option<String>,
     /// RFC 3339; posted up to, and without, this time.
@@ -42,10 +44,11 @@ pub(crate) struct Entry {
     posted_at: DateTime<Utc>,
     /// The operation that it is part of, which is posted once.
     operation_key: String,
-    /// Why: earned, changed, approved, refunded, rejected, reinstated ...
+    /// Why: earned, changed, approved, refunded, rejected, reinstated; drafted, paid or cancelled by a payout ...
     #[schema(examples("earned"))]
     reason: String,
-    /// commission_expense (the tenant's own), pending, available, in_payout, paid or clawback.
+    /// pending, available, in_payout, paid or clawback; or the tenant's own: commission_expense and, of payouts, payouts,
+    /// payouts_sent, payout_fees and tax_withheld.
     #[schema(examples("pending"))]
     account: String,
     /// Whose account; null: the tenant's own.
@@ -55,12 +58,15 @@ pub(crate) struct Entry {
     #[schema(examples("4.99"))]
     amount: String,
     currency: String,
-    commission_id: Uuid,
+    /// Null, like the three below: of a payout as a whole.
+    commission_id: Option<Uuid>,
     #[schema(examples("direct"))]
-    part: String,
-    conversion_id: Uuid,
+    part: Option<String>,
+    conversion_id: Option<Uuid>,
     /// The merchant's own.
-    order_id: String,
+    order_id: Option<String>,
+    /// By which it was moved; null: by none.
+    payout_id: Option<Uuid>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -73,10 +79,11 @@ struct Row {
     affiliate_id: Option<AffiliateId>,
     amount: Decimal,
     currency: String,
-    commission_id: Uuid,
-    part: String,
-    conversion_id: Uuid,
-    order_id: String,
+    commission_id: Option<Uuid>,
+    part: Option<String>,
+    conversion_id: Option<Uuid>,
+    order_id: Option<String>,
+    payout_id: Option<Uuid>,
 }
 
 impl From<Row> for Entry {
@@ -94,13 +101,14 @@ impl From<Row> for Entry {
             part: row.part,
             conversion_id: row.conversion_id,
             order_id: row.order_id,
+            payout_id: row.payout_id,
         }
     }
 }
 
 /// List the ledger's entries, in the order in which they were written
 ///
-/// Of an affiliate's accounts, or of a commission.
+/// Of an affiliate's accounts, of a commission, or of a payout.
 #[utoipa::path(get, path = "/v1/ledger", tag = "Money", params(TenantHeader, Filter),
     responses((status = 200, body = Page<Entry>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn list(
@@ -109,20 +117,24 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
-    if filter.affiliate_id.is_none() && filter.commission_id.is_none() {
-        return Err(Problem::bad_request("give affiliate_id or commission_id"));
+    if filter.affiliate_id.is_none() && filter.commission_id.is_none() && filter.payout_id.is_none()
+    {
+        return Err(Problem::bad_request(
+            "give affiliate_id, commission_id or payout_id",
+        ));
     }
     let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT entry_id, posted_at, operation_key, reason, account, affiliate_id, amount, currency, commission_id,
-                part, conversion_id, order_id
+                part, conversion_id, order_id, payout_id
          FROM ledger_explained
          WHERE tenant_id = $1 AND entry_id > $2
            AND ($3::bigint IS NULL OR affiliate_id = $3)
            AND ($4::uuid IS NULL OR commission_id = $4)
            AND ($5::timestamptz IS NULL OR posted_at >= $5)
            AND ($6::timestamptz IS NULL OR posted_at < $6)
+           AND ($8::uuid IS NULL OR payout_id = $8)
          ORDER BY entry_id LIMIT $7",
     )
     .bind(at.tenant)
@@ -132,6 +144,7 @@ pub(crate) async fn list(
     .bind(from)
     .bind(to)
     .bind(asked.rows())
+    .bind(filter.payout_id)
     .fetch_all(&app.postgres)
     .await?;
     asked

@@ -14,6 +14,12 @@ pub(crate) mod exchange_rates;
 pub(crate) mod home;
 pub(crate) mod ledger;
 pub(crate) mod links;
+pub(crate) mod payout_actions;
+pub(crate) mod payout_methods;
+pub(crate) mod payout_providers;
+pub(crate) mod payout_runs;
+pub(crate) mod payout_terms;
+pub(crate) mod payouts;
 pub(crate) mod postback_tokens;
 pub(crate) mod postbacks;
 pub(crate) mod preview;
@@ -78,6 +84,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
         (name = "Money", description = "Reports of orders, conversions and what was decided about them, the commissions they earned, and the ledger"),
+        (name = "Payouts", description = "Paying affiliates: the tenant's terms, how each is paid, runs, payouts and what people do with them"),
         (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
@@ -140,6 +147,23 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(postbacks::test))
         .routes(routes!(commissions::read))
         .routes(routes!(ledger::list))
+        .routes(routes!(payout_terms::read, payout_terms::put))
+        .routes(routes!(
+            payout_methods::put,
+            payout_methods::read,
+            payout_methods::delete
+        ))
+        .routes(routes!(
+            payout_providers::put,
+            payout_providers::read,
+            payout_providers::delete
+        ))
+        .routes(routes!(payout_runs::create, payout_runs::list))
+        .routes(routes!(payout_runs::read))
+        .routes(routes!(payouts::list))
+        .routes(routes!(payouts::read))
+        .routes(routes!(payout_actions::act_many))
+        .routes(routes!(payout_actions::act))
         .routes(routes!(analytics::query))
         .routes(routes!(analytics::overview))
         .routes(routes!(analytics::time_series))

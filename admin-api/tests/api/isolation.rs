@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::analytics::{click_with, insert, uuid};
 use crate::harness::{Answer, Api, OWNER_KEY, Tenant};
-use crate::money;
+use crate::{money, payouts};
 
 /// A stream of events, which has no end.
 const LIVE: &str = "/v1/analytics/live";
@@ -22,6 +22,8 @@ fn operations(
     order: Uuid,
     coupon: i64,
     blocked: i64,
+    payout: Uuid,
+    run: i64,
 ) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
@@ -37,6 +39,7 @@ fn operations(
     let get = |path: String| (Method::GET, path, None);
     let post = |path: String, body| (Method::POST, path, Some(body));
     let patch = |path: String, body| (Method::PATCH, path, Some(body));
+    let put = |path: String, body| (Method::PUT, path, Some(body));
     let delete = |path: String| (Method::DELETE, path, None);
     vec![
         post(
@@ -118,6 +121,39 @@ fn operations(
         get(format!("/v1/commissions/{order}")),
         get(format!("/v1/ledger?affiliate_id={affiliate}")),
         get(format!("/v1/ledger?commission_id={order}")),
+        get(format!("/v1/ledger?payout_id={payout}")),
+        get("/v1/payout-terms".into()),
+        put(
+            "/v1/payout-terms".into(),
+            json!({"schedule": "daily", "approvals": 0}),
+        ),
+        put(
+            format!("/v1/affiliates/{affiliate}/payout-method"),
+            json!({"kind": "manual", "note": "to me"}),
+        ),
+        get(format!("/v1/affiliates/{affiliate}/payout-method")),
+        delete(format!("/v1/affiliates/{affiliate}/payout-method")),
+        put(
+            "/v1/payout-providers/paypal".into(),
+            json!({"credentials": {"client_id": "a", "client_secret": "b"}}),
+        ),
+        get("/v1/payout-providers/paypal".into()),
+        delete("/v1/payout-providers/paypal".into()),
+        post("/v1/payout-runs".into(), json!({"currency": "USD"})),
+        post("/v1/payout-runs".into(), json!({"affiliate_id": affiliate})),
+        get("/v1/payout-runs".into()),
+        get(format!("/v1/payout-runs/{run}")),
+        get("/v1/payouts".into()),
+        get(format!("/v1/payouts?affiliate_id={affiliate}")),
+        get(format!("/v1/payouts/{payout}")),
+        post(
+            format!("/v1/payouts/{payout}/cancel"),
+            json!({"reason": "envy"}),
+        ),
+        post(
+            "/v1/payouts/actions".into(),
+            json!({"ids": [payout], "action": "approve"}),
+        ),
         get("/v1/tenant".into()),
         patch("/v1/tenant".into(), json!({"name": "Renamed"})),
         post("/v1/domains".into(), json!({"host": "new.example"})),
@@ -267,7 +303,12 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let blocked = json!({"kind": "email_domain", "value": "ours.example"});
     let blocked = api.create(&ours.admin, "/v1/blocked", blocked).await;
     let id = |of: &Value| of["id"].as_i64().unwrap();
-    let all = operations(&ours, click, order, id(&coupon), id(&blocked));
+    let payout = payouts::draft(&api.pool, &ours, 1, "USD").await;
+    let run = sqlx::query_scalar("SELECT id FROM payout_runs")
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
+    let all = operations(&ours, click, order, id(&coupon), id(&blocked), payout, run);
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -312,7 +353,18 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
         } else if path == "/v1/tenants" {
             assert_eq!(answer.status, 403, "{name} by a member");
         } else if *method == Method::POST
-            && ["/v1/links", "/v1/coupons", "/v1/conversions/decisions"].contains(&path.as_str())
+            && ([
+                "/v1/links",
+                "/v1/coupons",
+                "/v1/conversions/decisions",
+                "/v1/payouts/actions",
+            ]
+            .contains(&path.as_str())
+                || path == "/v1/payout-runs"
+                    && operation
+                        .2
+                        .as_ref()
+                        .is_some_and(|body| body["affiliate_id"].is_i64()))
         {
             assert_eq!(
                 answer.status, 422,
@@ -326,7 +378,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 "{name} shows ours: {}",
                 answer.text
             );
-            if path.starts_with("/v1/ledger") {
+            if path.starts_with("/v1/ledger") || path.starts_with("/v1/payouts") {
                 assert_eq!(answer.json()["items"], json!([]), "{name}");
             }
         }
@@ -357,6 +409,10 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
         .await
         .unwrap();
     assert_eq!(decided, 0);
+    let payout = api.get(&ours.admin, &format!("/v1/payouts/{payout}"));
+    assert_eq!(payout.await.json()["state"], "draft");
+    let terms = api.get(&ours.admin, "/v1/payout-terms").await.json();
+    assert_eq!(terms["updated_at"], Value::Null);
     let coupons = api.get(&ours.admin, "/v1/coupons").await.json();
     assert_eq!(coupons["items"][0]["active"], true);
     let blocked = api.get(&ours.admin, "/v1/blocked").await.json();

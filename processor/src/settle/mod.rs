@@ -19,7 +19,7 @@ mod judge;
 mod load;
 mod look;
 mod order;
-mod position;
+pub(crate) mod position;
 mod price;
 mod write;
 
@@ -526,7 +526,12 @@ fn stand(
         let target = position.target(worth, hold);
         standing.push(Commission {
             before: before.cloned(),
-            state: state(&target, worth, priced.gross, status, hold),
+            state: target.state(
+                priced.gross,
+                status == Status::Rejected,
+                hold,
+                called(before),
+            ),
             reason: reason(before, status, order.refunded, worth),
             hold_until,
             position,
@@ -541,7 +546,7 @@ fn stand(
         let position = gone.position();
         let target = position.target(Decimal::ZERO, hold);
         standing.push(Commission {
-            state: state(&target, Decimal::ZERO, gone.gross, Status::Rejected, hold),
+            state: target.state(gone.gross, true, hold, called(Some(gone))),
             reason: "changed",
             hold_until: gone.hold_until,
             position,
@@ -553,29 +558,8 @@ fn stand(
     standing
 }
 
-fn state(
-    target: &position::Position,
-    worth: Decimal,
-    gross: Decimal,
-    status: Status,
-    hold: Hold,
-) -> &'static str {
-    let gone = target.in_payout + target.paid;
-    let open = target.pending + target.available;
-    if worth.is_zero() && (!gross.is_zero() || status == Status::Rejected) {
-        return if gone.is_zero() {
-            "rejected"
-        } else {
-            "clawed_back"
-        };
-    }
-    if open.is_zero() && !target.paid.is_zero() && target.in_payout.is_zero() {
-        return "paid";
-    }
-    match hold {
-        Hold::Held if gone.is_zero() => "pending",
-        _ => "approved",
-    }
+fn called(before: Option<&load::Commission>) -> Option<&str> {
+    before.map(|before| before.state.as_str())
 }
 
 /// Why the ledger gets a posting, if it gets one.

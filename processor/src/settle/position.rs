@@ -50,6 +50,67 @@ impl Position {
         }
     }
 
+    /// Where it stands once a payout has taken all that is available and what is owed back, and the payout's part of it:
+    /// negative when that is a debt.
+    pub(crate) fn drafted(&self) -> (Self, Decimal) {
+        let part = self.available + self.clawback;
+        let drafted = Self {
+            available: Decimal::ZERO,
+            in_payout: self.in_payout + part,
+            clawback: Decimal::ZERO,
+            ..*self
+        };
+        (drafted, part)
+    }
+
+    /// Where it stands once a payout that holds `part` of it is paid.
+    pub(crate) fn paid_out(&self, part: Decimal) -> Self {
+        Self {
+            in_payout: self.in_payout - part,
+            paid: self.paid + part,
+            ..*self
+        }
+    }
+
+    /// Where it stands once a payout that holds `part` of it was cancelled: that is to be paid again, less what was taken
+    /// back meanwhile.
+    pub(crate) fn returned(&self, part: Decimal) -> Self {
+        let open = self.available + self.clawback + part;
+        Self {
+            available: open.max(Decimal::ZERO),
+            in_payout: self.in_payout - part,
+            clawback: open.min(Decimal::ZERO),
+            ..*self
+        }
+    }
+
+    /// How a commission that stands like this is called. `gross`: before refunds; `before`: how it was called until now.
+    pub(crate) fn state(
+        &self,
+        gross: Decimal,
+        rejected: bool,
+        hold: Hold,
+        before: Option<&str>,
+    ) -> &'static str {
+        let gone = self.in_payout + self.paid;
+        let open = self.pending + self.available;
+        if self.total().is_zero() && (!gross.is_zero() || rejected) {
+            // A debt that was settled since leaves nothing in the accounts; it was clawed back all the same.
+            return if gone.is_zero() && before != Some("clawed_back") {
+                "rejected"
+            } else {
+                "clawed_back"
+            };
+        }
+        if open.is_zero() && self.paid > Decimal::ZERO && self.in_payout <= Decimal::ZERO {
+            return "paid";
+        }
+        match hold {
+            Hold::Held if gone.is_zero() => "pending",
+            _ => "approved",
+        }
+    }
+
     /// What has to be posted to each account to get from here to `target`; nothing of nothing.
     pub(crate) fn moves(&self, target: &Self) -> Vec<(&'static str, Decimal)> {
         [
@@ -139,6 +200,56 @@ mod tests {
     }
 
     #[test]
+    fn a_payout_takes_what_is_available_and_what_is_owed_back() {
+        let available = NOTHING.target(dec!(10), Hold::Over);
+        let (drafted, part) = available.drafted();
+        assert_eq!((drafted.in_payout, part), (dec!(10), dec!(10)));
+        assert_eq!(drafted.returned(part), available);
+        // A refund while it is under way, which a cancelled payout has no more to claim.
+        let refunded = drafted.target(dec!(7), Hold::Over);
+        assert_eq!(
+            (refunded.clawback, refunded.returned(part).available),
+            (dec!(-3), dec!(7))
+        );
+        let owing = refunded.paid_out(part);
+        let (drafted, debt) = owing.drafted();
+        assert_eq!((debt, drafted.in_payout), (dec!(-3), dec!(-3)));
+        assert_eq!(
+            drafted.paid_out(debt),
+            Position {
+                paid: dec!(7),
+                ..NOTHING
+            }
+        );
+        assert_eq!(drafted.returned(debt), owing);
+    }
+
+    #[test]
+    fn a_commission_is_called_by_where_it_stands() {
+        let called = |at: &Position, before| at.state(dec!(10), false, Hold::Over, before);
+        let available = NOTHING.target(dec!(10), Hold::Over);
+        let (drafted, part) = available.drafted();
+        assert_eq!(called(&available, None), "approved");
+        assert_eq!(called(&drafted, None), "approved");
+        let paid = drafted.paid_out(part);
+        assert_eq!(called(&paid, None), "paid");
+        let rejected = paid.target(dec!(0), Hold::Over);
+        assert_eq!(called(&rejected, None), "clawed_back");
+        let (settling, debt) = rejected.drafted();
+        assert_eq!(called(&settling, Some("clawed_back")), "clawed_back");
+        assert_eq!(
+            called(&settling.paid_out(debt), Some("clawed_back")),
+            "clawed_back"
+        );
+        assert_eq!(called(&NOTHING, None), "rejected");
+        // In part: it stays paid while what is owed back is on its way.
+        let partly = paid.target(dec!(7), Hold::Over).drafted().0;
+        assert_eq!(called(&partly, None), "paid");
+        let held = NOTHING.target(dec!(10), Hold::Held);
+        assert_eq!(held.state(dec!(10), false, Hold::Held, None), "pending");
+    }
+
+    #[test]
     fn a_refund_takes_its_proportion() {
         let eur = "EUR".parse().unwrap();
         let left = |gross, refunded| after_refund(gross, dec!(30), refunded, eur);
@@ -164,6 +275,45 @@ mod tests {
             prop_assert!(target.clawback <= Decimal::ZERO && target.pending >= Decimal::ZERO && target.available >= Decimal::ZERO);
             prop_assert!(target.clawback.is_zero() || (target.pending + target.available).is_zero());
             prop_assert!(target.moves(&target.target(cents(worth), hold)).is_empty());
+        }
+
+        /// Settlements and a payout's steps in any order: what it is worth is what it was settled at last, and nothing is
+        /// made nor lost between the accounts.
+        #[test]
+        fn payouts_and_settlements_may_come_in_any_order(steps in proptest::collection::vec((0..6_u8, 0..10_000_i64), 1..40)) {
+            let cents = |n: i64| Decimal::new(n, 2);
+            let (mut at, mut worth) = (NOTHING, Decimal::ZERO);
+            let (mut part, mut sent): (Option<Decimal>, Decimal) = (None, Decimal::ZERO);
+            for (step, number) in steps {
+                let before = at;
+                match (step, part) {
+                    (0, _) => { worth = cents(number); at = at.target(worth, Hold::Held); }
+                    (1, _) => { worth = cents(number); at = at.target(worth, Hold::Over); }
+                    (2 | 3, None) => {
+                        let (drafted, took) = at.drafted();
+                        at = drafted;
+                        part = (!took.is_zero()).then_some(took);
+                        prop_assert!(at.available.is_zero() && at.clawback.is_zero());
+                    }
+                    (4, Some(held)) => { at = at.paid_out(held); sent += held; part = None; }
+                    (5, Some(held)) => { at = at.returned(held); part = None; }
+                    _ => {}
+                }
+                prop_assert_eq!(at.total(), worth);
+                prop_assert_eq!(at.in_payout, part.unwrap_or_default());
+                prop_assert_eq!(at.paid, sent);
+                prop_assert!(at.clawback <= Decimal::ZERO && at.pending >= Decimal::ZERO && at.available >= Decimal::ZERO);
+                let moved: Decimal = before.moves(&at).iter().map(|(_, amount)| *amount).sum();
+                prop_assert_eq!(moved, at.total() - before.total());
+            }
+            // Everything is reversed: the open payout comes back, the debt is settled, and nothing is left.
+            if let Some(held) = part {
+                at = at.returned(held);
+            }
+            at = at.target(Decimal::ZERO, Hold::Over);
+            let (drafted, took) = at.drafted();
+            prop_assert_eq!(took, -sent);
+            prop_assert_eq!(drafted.paid_out(took), NOTHING);
         }
 
         #[test]

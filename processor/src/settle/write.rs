@@ -2,12 +2,11 @@
 //! postings that bring the ledger there, and what changed for the outbox. What did not change is not published.
 
 use chrono::{DateTime, Utc};
-use prost::Message as _;
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use tributary_shared::customers::CustomerHash;
-use tributary_shared::events::{CommissionRecorded, ConversionRecorded, LedgerEvent, ledger_event};
+use tributary_shared::events::{CommissionRecorded, ConversionRecorded, ledger_event};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use tributary_shared::money::Currency;
 use uuid::Uuid;
@@ -17,7 +16,8 @@ use super::judge::Verdict;
 use super::load::{self, Before};
 use super::position::Position;
 use super::price::Priced;
-use crate::ledger::{self, Posting};
+use crate::ledger::{self, Posting, Subject};
+use crate::outbox;
 use crate::reports::{Item, Status};
 
 /// What stands in place of a currency until one is known.
@@ -194,8 +194,11 @@ pub(super) async fn write(
             (!moves.is_empty()).then(|| Posting {
                 tenant_id: of.before.tenant_id,
                 affiliate_id: commission.priced.affiliate_id,
-                commission_id: commission.id(of.before),
-                number: commission.postings(),
+                subject: Subject::Commission {
+                    id: commission.id(of.before),
+                    number: commission.postings(),
+                    payout: None,
+                },
                 reason: commission.reason,
                 currency: commission.priced.currency.code(),
                 moves,
@@ -216,20 +219,7 @@ pub(super) async fn write(
             .filter(|commission| commission.changed());
         events.extend(changed.map(|commission| (tenant, commission.event(of))));
     }
-    let (tenants, payloads): (Vec<TenantId>, Vec<Vec<u8>>) = events
-        .into_iter()
-        .map(|(tenant, event)| (tenant, LedgerEvent { event: Some(event) }.encode_to_vec()))
-        .unzip();
-    if !payloads.is_empty() {
-        sqlx::query(
-            "INSERT INTO ledger_outbox (tenant_id, payload) SELECT * FROM unnest($1::bigint[], $2::bytea[])",
-        )
-        .bind(tenants)
-        .bind(payloads)
-        .execute(connection)
-        .await?;
-    }
-    Ok(())
+    outbox::put(connection, events).await
 }
 
 /// Settles again what may depend on these: later orders of the same affiliates or customer, where the program's rules look

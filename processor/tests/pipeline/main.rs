@@ -17,6 +17,8 @@ mod money;
 #[cfg(test)]
 mod once;
 #[cfg(test)]
+mod payouts;
+#[cfg(test)]
 mod postbacks;
 #[cfg(test)]
 mod support;

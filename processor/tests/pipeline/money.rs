@@ -11,7 +11,7 @@ use crate::facts::click;
 use crate::support::{Shop, World, wait_until};
 
 /// The merchant's report of an order.
-fn report(world: &World, shop: &Shop, order_id: &str, amount: &str) -> Conversion {
+pub(crate) fn report(world: &World, shop: &Shop, order_id: &str, amount: &str) -> Conversion {
     Conversion {
         accepted_at_us: world.now().timestamp_micros(),
         tenant_id: shop.tenant.to_wire(),
@@ -23,7 +23,7 @@ fn report(world: &World, shop: &Shop, order_id: &str, amount: &str) -> Conversio
     }
 }
 
-fn saying(status: OrderStatus, report: Conversion) -> Conversion {
+pub(crate) fn saying(status: OrderStatus, report: Conversion) -> Conversion {
     Conversion {
         status: status.into(),
         ..report
@@ -31,7 +31,7 @@ fn saying(status: OrderStatus, report: Conversion) -> Conversion {
 }
 
 /// What stands in each account of an affiliate, by the balances that the database keeps.
-async fn balances(pool: &PgPool, affiliate: AffiliateId) -> Vec<(String, Decimal)> {
+pub(crate) async fn balances(pool: &PgPool, affiliate: AffiliateId) -> Vec<(String, Decimal)> {
     sqlx::query_as(
         "SELECT kind, balance FROM ledger_balances b JOIN ledger_accounts a ON a.id = b.account_id
          WHERE a.affiliate_id = $1 AND balance <> 0 ORDER BY kind",
@@ -42,12 +42,12 @@ async fn balances(pool: &PgPool, affiliate: AffiliateId) -> Vec<(String, Decimal
     .unwrap()
 }
 
-fn is(expected: &[(&str, Decimal)]) -> Vec<(String, Decimal)> {
+pub(crate) fn is(expected: &[(&str, Decimal)]) -> Vec<(String, Decimal)> {
     let entry = |(kind, amount): &(&str, Decimal)| ((*kind).to_owned(), *amount);
     expected.iter().map(entry).collect()
 }
 
-async fn becomes(world: &World, affiliate: AffiliateId, expected: &[(&str, Decimal)]) {
+pub(crate) async fn becomes(world: &World, affiliate: AffiliateId, expected: &[(&str, Decimal)]) {
     wait_until(async || balances(&world.pool, affiliate).await == is(expected)).await;
 }
 

@@ -24,6 +24,7 @@ use tributary_shared::clock::Clock;
 use tributary_shared::engines::kafka;
 use tributary_shared::events::{Click, Clicks, Conversion, Topic, Topics};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId, new_uuid_v7};
+use tributary_shared::sealing::SealingKeys;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::testing::Isolated;
 use uuid::Uuid;
@@ -37,6 +38,10 @@ pub(crate) const CLICK_PARTITIONS: i32 = 4;
 const KEYS: &str = "1:abababababababababababababababababababababababababababababababab";
 
 pub(crate) fn keys() -> KeyRing {
+    KEYS.parse().unwrap()
+}
+
+pub(crate) fn sealing_keys() -> SealingKeys {
     KEYS.parse().unwrap()
 }
 

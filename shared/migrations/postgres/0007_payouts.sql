@@ -3,12 +3,14 @@
 -- parts of commissions (payout_items), and moves them from account to account (processor/src/payouts/).
 
 -- What a tenant says of its payouts. schedule: when they are drafted by themselves (monthly: on day_of_month, in the
--- tenant's time zone). approvals: how many different people must approve before money leaves. minimums: by currency, what
--- has to be available. fees: what sending costs the affiliate, by method and currency.
+-- tenant's time zone), from the day after scheduled_at on, when that was decided. approvals: how many different people must
+-- approve before money leaves. minimums: by currency, what has to be available. fees: what sending costs the affiliate, by
+-- method and currency (both: shared/src/payouts/terms.rs).
 CREATE TABLE payout_terms (
     tenant_id    bigint      PRIMARY KEY REFERENCES tenants,
     schedule     text        NOT NULL DEFAULT 'on_request' CHECK (schedule IN ('daily', 'monthly', 'on_request')),
     day_of_month smallint    NOT NULL DEFAULT 1 CHECK (day_of_month BETWEEN 1 AND 28),
+    scheduled_at timestamptz NOT NULL DEFAULT now(),
     approvals    smallint    NOT NULL DEFAULT 1 CHECK (approvals BETWEEN 0 AND 2),
     minimums     jsonb       NOT NULL DEFAULT '{}', -- {"USD": "50.00"}
     fees         jsonb       NOT NULL DEFAULT '[]', -- [{"method": "paypal", "currency": "USD", "percent": "2", "fixed": "0.25", "maximum": "20.00"}]
@@ -51,7 +53,8 @@ CREATE INDEX payout_runs_to_do ON payout_runs (id) WHERE done_at IS NULL;
 
 -- amount: what leaves the affiliate's accounts, the sum of its items; net is what is sent to him.
 -- method: as of the draft, sealed with purpose 'payout:ID:method'; method_kind is its kind.
--- attempt: how often it was given to a provider anew; with the id it is the provider's idempotency key.
+-- attempt: how often it was tried anew after it had failed; with the id it is the provider's idempotency key.
+-- provider: whose hands it was given into; null: nobody's, or it is sent by a file or by hand.
 -- booked: whether the ledger has followed a final state (paid, cancelled).
 CREATE TABLE payouts (
     id           uuid           PRIMARY KEY,
@@ -69,10 +72,11 @@ CREATE TABLE payouts (
     reference    text           NOT NULL CHECK (char_length(reference) BETWEEN 1 AND 140), -- what the affiliate reads
     approved_by  text[]         NOT NULL DEFAULT '{}',
     attempt      integer        NOT NULL DEFAULT 0,
+    provider     text           CHECK (provider IN ('paypal', 'stripe_connect')),
     provider_reference text,    -- the provider's or the bank's name for it
     failure      text,          -- why it failed last
     booked       boolean        NOT NULL DEFAULT false,
-    send_at      timestamptz,   -- when it is given to, or asked about at, its provider next; null: nothing to do
+    send_at      timestamptz,   -- not before then it is given to its provider, or asked about there; null: at once
     created_at   timestamptz    NOT NULL,
     approved_at  timestamptz,
     sent_at      timestamptz,
@@ -83,12 +87,13 @@ CREATE TABLE payouts (
     CHECK ((state IN ('paid', 'cancelled')) = (closed_at IS NOT NULL)),
     CHECK (NOT booked OR closed_at IS NOT NULL)
 );
--- One at a time for an affiliate and currency: what becomes available meanwhile is the next one's.
-CREATE UNIQUE INDEX payouts_open ON payouts (tenant_id, affiliate_id, currency) WHERE state NOT IN ('paid', 'cancelled');
+-- One at a time for an affiliate and currency, until the ledger has followed: what becomes available meanwhile is the next one's.
+CREATE UNIQUE INDEX payouts_open ON payouts (tenant_id, affiliate_id, currency) WHERE NOT booked;
 CREATE INDEX payouts_by_time ON payouts (tenant_id, created_at DESC, id DESC);
 CREATE INDEX payouts_by_affiliate ON payouts (tenant_id, affiliate_id, created_at DESC, id DESC);
 CREATE INDEX payouts_to_book ON payouts (id) WHERE closed_at IS NOT NULL AND NOT booked;
-CREATE INDEX payouts_to_send ON payouts (send_at) WHERE send_at IS NOT NULL;
+CREATE INDEX payouts_by_run ON payouts (run_id);
+CREATE INDEX payouts_to_send ON payouts (id) WHERE state IN ('approved', 'sent') AND method_kind IN ('paypal', 'stripe_connect');
 
 -- The part of each commission that a payout pays; negative: a debt that it settles.
 CREATE TABLE payout_items (
@@ -127,3 +132,39 @@ CREATE TRIGGER payout_runs_notify AFTER INSERT ON payout_runs
     FOR EACH STATEMENT EXECUTE FUNCTION payouts_notify();
 CREATE TRIGGER payouts_notify AFTER UPDATE ON payouts
     FOR EACH STATEMENT EXECUTE FUNCTION payouts_notify();
+CREATE TRIGGER payout_providers_notify AFTER INSERT OR UPDATE ON payout_providers
+    FOR EACH STATEMENT EXECUTE FUNCTION payouts_notify();
+
+-- What can be paid out, or is owed back, of an affiliate: few of all his commissions.
+CREATE INDEX commissions_to_pay ON commissions (tenant_id, affiliate_id, currency, id) WHERE available <> 0 OR clawback <> 0;
+
+-- What a payout moves is posted for each commission, with both named. That it was paid is a transaction of its own, of no
+-- commission: how the affiliate's money (payouts) was discharged, in what was sent, in fees and in tax withheld.
+ALTER TABLE ledger_transactions
+    ALTER COLUMN commission_id DROP NOT NULL,
+    ADD COLUMN payout_id uuid,
+    ADD FOREIGN KEY (tenant_id, payout_id) REFERENCES payouts (tenant_id, id),
+    ADD CHECK (commission_id IS NOT NULL OR payout_id IS NOT NULL);
+CREATE INDEX ledger_transactions_by_payout ON ledger_transactions (payout_id) WHERE payout_id IS NOT NULL;
+ALTER TABLE ledger_accounts
+    DROP CONSTRAINT ledger_accounts_kind_check,
+    DROP CONSTRAINT ledger_accounts_check,
+    ADD CHECK (kind IN ('commission_expense', 'payouts', 'payouts_sent', 'payout_fees', 'tax_withheld',
+                        'pending', 'available', 'in_payout', 'paid', 'clawback')),
+    ADD CHECK ((kind IN ('commission_expense', 'payouts', 'payouts_sent', 'payout_fees', 'tax_withheld')) = (affiliate_id IS NULL));
+
+-- Invariant 4: from any ledger entry one query leads to conversion, rule version, path and click, and to the payout.
+DROP VIEW ledger_explained;
+CREATE VIEW ledger_explained AS
+SELECT e.id AS entry_id, e.tenant_id, e.amount, e.currency, a.kind AS account, a.affiliate_id,
+       t.operation_key, t.reason, t.posted_at,
+       m.id AS commission_id, m.part, m.state, m.hold_until, m.rule_id, m.rule_version, m.basis, m.steps,
+       c.id AS conversion_id, c.order_id, c.event, c.accepted_at, c.status, c.attribution, c.model, c.click_id,
+       c.link_id, c.path,
+       p.id AS payout_id, p.state AS payout_state, p.amount AS payout_amount, p.reference AS payout_reference
+FROM ledger_entries e
+JOIN ledger_accounts a ON a.id = e.account_id
+JOIN ledger_transactions t ON t.id = e.transaction_id
+LEFT JOIN commissions m ON m.id = t.commission_id
+LEFT JOIN conversions c ON c.id = m.conversion_id
+LEFT JOIN payouts p ON p.id = t.payout_id;
