@@ -30,6 +30,7 @@ mod ledger;
 pub mod ledger_command;
 mod ledger_facts;
 mod outbox;
+mod payouts;
 mod postbacks;
 pub mod replay_command;
 mod reports;
