@@ -10,6 +10,7 @@
 //! | `idempotency` | a POST that is sent twice creates once |
 //! | `routing` | where a link's clicks go besides its destination |
 //! | `pages`, `csv`, `amounts` | lists, tables and money as they are written |
+//! | `payout_files` | payments as PayPal and banks read them |
 //! | `period`, `analytics` | questions to ClickHouse |
 //! | [`edge_index`] | PostgreSQL → Redis |
 //! | `passwords`, `housekeeping` | signing in; what has expired is thrown away |
@@ -26,6 +27,7 @@ mod housekeeping;
 mod idempotency;
 mod pages;
 mod passwords;
+mod payout_files;
 mod period;
 mod routes;
 mod routing;
@@ -69,7 +71,9 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("OWNER_KEY must be set (try: openssl rand -hex 32)")]
     NoOwnerKey,
-    #[error("SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)")]
+    #[error(
+        "SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)"
+    )]
     NoSealingKeys,
     #[error("the schemas could not be brought up to date: {0}")]
     Migrate(#[from] migrations::MigrationError),

@@ -14,6 +14,8 @@ pub(crate) mod exchange_rates;
 pub(crate) mod home;
 pub(crate) mod ledger;
 pub(crate) mod links;
+pub(crate) mod payout_accounts;
+pub(crate) mod payout_files;
 pub(crate) mod postback_tokens;
 pub(crate) mod postbacks;
 pub(crate) mod preview;
@@ -77,7 +79,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Affiliates", description = "Partners, their coupons, and what they are owed"),
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
-        (name = "Money", description = "Reports of orders, conversions and what was decided about them, the commissions they earned, and the ledger"),
+        (name = "Money", description = "Reports of orders, conversions and what was decided about them, the commissions they earned, the ledger, and files of payouts"),
         (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
@@ -140,6 +142,14 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(postbacks::test))
         .routes(routes!(commissions::read))
         .routes(routes!(ledger::list))
+        .routes(routes!(
+            payout_accounts::read,
+            payout_accounts::put,
+            payout_accounts::delete
+        ))
+        .routes(routes!(payout_files::create, payout_files::list))
+        .routes(routes!(payout_files::read))
+        .routes(routes!(payout_files::content))
         .routes(routes!(analytics::query))
         .routes(routes!(analytics::overview))
         .routes(routes!(analytics::time_series))

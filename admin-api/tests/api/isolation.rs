@@ -10,9 +10,13 @@ use uuid::Uuid;
 use crate::analytics::{click_with, insert, uuid};
 use crate::harness::{Answer, Api, OWNER_KEY, Tenant};
 use crate::money;
+use crate::payout_files;
 
 /// A stream of events, which has no end.
 const LIVE: &str = "/v1/analytics/live";
+const PAYOUT_FILES: &str = "/v1/payout-files";
+/// One a tenant: who has none gets 404.
+const SEPA_ACCOUNT: &str = "/v1/payout-accounts/sepa";
 const MOMENT: Duration = Duration::from_millis(2500);
 
 /// Every operation with a path and a body that would work for `tenant`.
@@ -22,6 +26,7 @@ fn operations(
     order: Uuid,
     coupon: i64,
     blocked: i64,
+    (payout, payout_file): (Uuid, i64),
 ) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
@@ -118,6 +123,20 @@ fn operations(
         get(format!("/v1/commissions/{order}")),
         get(format!("/v1/ledger?affiliate_id={affiliate}")),
         get(format!("/v1/ledger?commission_id={order}")),
+        get(SEPA_ACCOUNT.into()),
+        (
+            Method::PUT,
+            SEPA_ACCOUNT.into(),
+            Some(json!({"holder": "Mallory", "iban": "DE89370400440532013000"})),
+        ),
+        delete(SEPA_ACCOUNT.into()),
+        post(
+            PAYOUT_FILES.into(),
+            json!({"format": "paypal_csv", "currency": "USD", "payout_ids": [payout]}),
+        ),
+        get(PAYOUT_FILES.into()),
+        get(format!("{PAYOUT_FILES}/{payout_file}")),
+        get(format!("{PAYOUT_FILES}/{payout_file}/content")),
         get("/v1/tenant".into()),
         patch("/v1/tenant".into(), json!({"name": "Renamed"})),
         post("/v1/domains".into(), json!({"host": "new.example"})),
@@ -267,7 +286,21 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let blocked = json!({"kind": "email_domain", "value": "ours.example"});
     let blocked = api.create(&ours.admin, "/v1/blocked", blocked).await;
     let id = |of: &Value| of["id"].as_i64().unwrap();
-    let all = operations(&ours, click, order, id(&coupon), id(&blocked));
+    let account = json!({"holder": "ours", "iban": "DE89370400440532013000"});
+    api.put(&ours.admin, SEPA_ACCOUNT, account).await;
+    let method = json!({"kind": "paypal", "email": "ours@ours.example"});
+    payout_files::payout(&api, &ours, 1, &method, "7", "USD").await;
+    let file = json!({"format": "paypal_csv", "currency": "USD"});
+    let file = api.create(&ours.admin, PAYOUT_FILES, file).await;
+    let payout = payout_files::payout(&api, &ours, 2, &method, "8", "USD").await;
+    let all = operations(
+        &ours,
+        click,
+        order,
+        id(&coupon),
+        id(&blocked),
+        (payout, id(&file)),
+    );
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -312,13 +345,21 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
         } else if path == "/v1/tenants" {
             assert_eq!(answer.status, 403, "{name} by a member");
         } else if *method == Method::POST
-            && ["/v1/links", "/v1/coupons", "/v1/conversions/decisions"].contains(&path.as_str())
+            && [
+                "/v1/links",
+                "/v1/coupons",
+                "/v1/conversions/decisions",
+                PAYOUT_FILES,
+            ]
+            .contains(&path.as_str())
         {
             assert_eq!(
                 answer.status, 422,
                 "{name} over what is another tenant's: {}",
                 answer.text
             );
+        } else if *method == Method::GET && path == SEPA_ACCOUNT {
+            assert_eq!(answer.status, 404, "{name}: {}", answer.text);
         } else if *method == Method::GET || only_asks(path) {
             assert_eq!(answer.status, 200, "{name}: {}", answer.text);
             assert!(
@@ -361,6 +402,14 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     assert_eq!(coupons["items"][0]["active"], true);
     let blocked = api.get(&ours.admin, "/v1/blocked").await.json();
     assert_eq!(blocked["items"][0]["value"], "ours.example");
+    let account = api.get(&ours.admin, SEPA_ACCOUNT).await.json();
+    assert_eq!(account["holder"], "ours");
+    let state: String = sqlx::query_scalar("SELECT state FROM payouts WHERE id = $1")
+        .bind(payout)
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
+    assert_eq!(state, "approved");
     let affiliate = format!("/v1/affiliates/{}", ours.affiliate);
     let affiliate = api.get(&ours.admin, &affiliate).await.json();
     assert_eq!(affiliate["name"], "Ana of ours");

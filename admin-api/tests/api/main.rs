@@ -22,6 +22,7 @@ mod isolation;
 mod money;
 mod openapi;
 mod orders;
+mod payout_files;
 mod postbacks;
 mod privacy;
 mod rules;
