@@ -10,6 +10,7 @@
 //! | `idempotency` | a POST that is sent twice creates once |
 //! | `routing` | where a link's clicks go besides its destination |
 //! | `pages`, `csv`, `amounts` | lists, tables and money as they are written |
+//! | `payout_files` | payments as PayPal and banks read them |
 //! | `period`, `analytics` | questions to ClickHouse |
 //! | [`edge_index`] | PostgreSQL → Redis |
 //! | `passwords`, `housekeeping` | signing in; what has expired is thrown away |
@@ -26,6 +27,7 @@ mod housekeeping;
 mod idempotency;
 mod pages;
 mod passwords;
+mod payout_files;
 mod period;
 mod routes;
 mod routing;

@@ -59,6 +59,8 @@ install_packages() {
     have make || missing+=(make)
     [[ -e /usr/include/zlib.h ]] || missing+=(zlib1g-dev)
     have setpriv || missing+=(util-linux)
+    # A test holds files of payouts against their official schema.
+    have xmllint || missing+=(libxml2-utils)
     if [[ ${1:-} == bench ]]; then
         [[ -x /usr/sbin/nginx ]] || missing+=(nginx-light)
     fi

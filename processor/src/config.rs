@@ -10,6 +10,8 @@ use tributary_shared::config::{
 };
 use tributary_shared::secrets::KeyRing;
 
+use crate::payouts::ProviderAddresses;
+
 /// Stores clicks as facts; attributes and prices conversions and posts them to the ledger.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "processor", version)]
@@ -35,6 +37,8 @@ pub struct Config {
     /// File in MaxMind's format that tells an address's network (autonomous system)
     #[arg(long, env)]
     pub network_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub providers: ProviderAddresses,
     #[command(flatten)]
     pub sealing: SealingConfig,
     #[command(flatten)]

@@ -69,6 +69,7 @@ use crate::enrich::Enricher;
 use crate::erase::Eraser;
 use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
+use crate::payouts::Providers;
 use crate::postbacks::Postbacks;
 use crate::settle::Settler;
 use crate::settle::due::{Due, Purpose};
@@ -181,7 +182,14 @@ pub async fn run(
         };
         tasks.spawn(due.run(stop.clone()));
     }
-    payouts::start(&mut tasks, &pool, &config.sealing.sealing_keys, &stop);
+    let providers = Providers::new(&config.providers).map_err(|e| RunError::Fatal(e.to_string()))?;
+    payouts::start(
+        &mut tasks,
+        &pool,
+        &config.sealing.sealing_keys,
+        providers,
+        &stop,
+    );
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 

@@ -9,6 +9,7 @@ pub mod click_token;
 pub mod clock;
 pub mod commission;
 pub mod config;
+pub mod countries;
 pub mod customers;
 pub mod device;
 pub mod engines;

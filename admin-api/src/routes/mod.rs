@@ -20,6 +20,8 @@ pub(crate) mod payout_providers;
 pub(crate) mod payout_runs;
 pub(crate) mod payout_terms;
 pub(crate) mod payouts;
+pub(crate) mod payout_accounts;
+pub(crate) mod payout_files;
 pub(crate) mod postback_tokens;
 pub(crate) mod postbacks;
 pub(crate) mod preview;
@@ -84,7 +86,7 @@ pub(crate) struct IdempotencyHeader {
         (name = "Links", description = "Tracking links"),
         (name = "Domains", description = "A tenant's own hosts, and the keys of its pages"),
         (name = "Money", description = "Reports of orders, conversions and what was decided about them, the commissions they earned, and the ledger"),
-        (name = "Payouts", description = "Paying affiliates: the tenant's terms, how each is paid, runs, payouts and what people do with them"),
+        (name = "Payouts", description = "Paying affiliates: the tenant's terms, how each is paid, runs, payouts, what people do with them, and files for banks"),
         (name = "Analytics", description = "What happened: one question for all, and named reports"),
     ),
     components(schemas(Problem))
@@ -164,6 +166,14 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(payouts::read))
         .routes(routes!(payout_actions::act_many))
         .routes(routes!(payout_actions::act))
+        .routes(routes!(
+            payout_accounts::read,
+            payout_accounts::put,
+            payout_accounts::delete
+        ))
+        .routes(routes!(payout_files::create, payout_files::list))
+        .routes(routes!(payout_files::read))
+        .routes(routes!(payout_files::content))
         .routes(routes!(analytics::query))
         .routes(routes!(analytics::overview))
         .routes(routes!(analytics::time_series))

@@ -157,6 +157,26 @@ async fn bad_requests_are_told_what_to_change() {
             json!({"base": "USD", "quote": "USD", "rate": "0", "valid_from": "1970-01-01T00:00:00Z"}),
         ),
         (
+            "/v1/payout-files",
+            json!({"format": "sepa", "currency": "USD", "payout_ids": []}),
+        ),
+        (
+            "/v1/payout-files",
+            json!({"format": "paypal_csv", "currency": "KWD", "execution_date": "2026-12-01"}),
+        ),
+        (
+            "/v1/payout-files",
+            json!({"format": "sepa", "currency": "EUR"}),
+        ),
+        (
+            "/v1/payout-files",
+            json!({"format": "bank_csv", "currency": "EUR"}),
+        ),
+        (
+            "/v1/payout-files",
+            json!({"format": "bank_csv", "currency": "EUR", "payout_ids": ["0199f3a4-5b6c-7d8e-9f01-23456789abcd"]}),
+        ),
+        (
             "/v1/conversions/decisions",
             json!({"ids": [], "decision": "reject", "reason": ""}),
         ),

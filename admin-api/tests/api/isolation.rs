@@ -9,22 +9,42 @@ use uuid::Uuid;
 
 use crate::analytics::{click_with, insert, uuid};
 use crate::harness::{Answer, Api, OWNER_KEY, Tenant};
-use crate::{money, payouts};
+use crate::{money, payout_files, payouts};
 
 /// A stream of events, which has no end.
 const LIVE: &str = "/v1/analytics/live";
+const PAYOUT_FILES: &str = "/v1/payout-files";
+/// One a tenant: who has none gets 404.
+const SEPA_ACCOUNT: &str = "/v1/payout-accounts/sepa";
 const MOMENT: Duration = Duration::from_millis(2500);
 
-/// Every operation with a path and a body that would work for `tenant`.
-fn operations(
-    tenant: &Tenant,
-    click: &str,
+/// What a tenant has besides.
+struct Made {
+    click: String,
     order: Uuid,
     coupon: i64,
     blocked: i64,
+    source: i64,
     payout: Uuid,
     run: i64,
-) -> Vec<(Method, String, Option<Value>)> {
+    /// Not in a file yet.
+    approved: Uuid,
+    payout_file: i64,
+}
+
+/// Every operation with a path and a body that would work for `tenant`.
+fn operations(tenant: &Tenant, made: &Made) -> Vec<(Method, String, Option<Value>)> {
+    let Made {
+        click,
+        order,
+        coupon,
+        blocked,
+        source,
+        payout,
+        run,
+        approved,
+        payout_file,
+    } = made;
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
         program,
@@ -154,6 +174,20 @@ fn operations(
             "/v1/payouts/actions".into(),
             json!({"ids": [payout], "action": "approve"}),
         ),
+        get(SEPA_ACCOUNT.into()),
+        (
+            Method::PUT,
+            SEPA_ACCOUNT.into(),
+            Some(json!({"holder": "Mallory", "iban": "DE89370400440532013000"})),
+        ),
+        delete(SEPA_ACCOUNT.into()),
+        post(
+            PAYOUT_FILES.into(),
+            json!({"format": "paypal_csv", "currency": "USD", "payout_ids": [approved]}),
+        ),
+        get(PAYOUT_FILES.into()),
+        get(format!("{PAYOUT_FILES}/{payout_file}")),
+        get(format!("{PAYOUT_FILES}/{payout_file}/content")),
         get("/v1/tenant".into()),
         patch("/v1/tenant".into(), json!({"name": "Renamed"})),
         post("/v1/domains".into(), json!({"host": "new.example"})),
@@ -174,10 +208,22 @@ fn operations(
             json!({"origins": ["https://evil.example"]}),
         ),
         delete(format!("/v1/publishable-keys/{publishable_id}")),
+        post(
+            "/v1/sources".into(),
+            json!({"name": "s", "kind": "stripe", "secret": "whsec_0123456789abcdef"}),
+        ),
+        get("/v1/sources".into()),
+        patch(format!("/v1/sources/{source}"), json!({"name": "renamed"})),
+        delete(format!("/v1/sources/{source}")),
         post("/v1/affiliates".into(), json!({"name": "a"})),
         get("/v1/affiliates".into()),
         get(format!("/v1/affiliates/{affiliate}")),
         get(format!("/v1/affiliates/{affiliate}/balance")),
+        get(format!(
+            "/v1/affiliates/{affiliate}/statement?from=2026-01-01&to=2026-01-31"
+        )),
+        get("/v1/tax-totals?year=2026".into()),
+        get(format!("/v1/affiliates/{affiliate}/tax-totals")),
         post(
             "/v1/links".into(),
             json!({"program_id": program, "affiliate_id": affiliate, "destination": "https://a.example/"}),
@@ -191,6 +237,7 @@ fn operations(
         ),
         get("/v1/conversions".into()),
         get("/v1/commissions".into()),
+        get("/v1/audit-log".into()),
         get("/v1/postbacks".into()),
         post("/v1/postbacks/test".into(), json!({"query": "order_id=A"})),
         post(
@@ -304,11 +351,30 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let blocked = api.create(&ours.admin, "/v1/blocked", blocked).await;
     let id = |of: &Value| of["id"].as_i64().unwrap();
     let payout = payouts::draft(&api.pool, &ours, 1, "USD").await;
-    let run = sqlx::query_scalar("SELECT id FROM payout_runs")
+    let run = sqlx::query_scalar("SELECT min(id) FROM payout_runs")
         .fetch_one(&api.pool)
         .await
         .unwrap();
-    let all = operations(&ours, click, order, id(&coupon), id(&blocked), payout, run);
+    let account = json!({"holder": "ours", "iban": "DE89370400440532013000"});
+    api.put(&ours.admin, SEPA_ACCOUNT, account).await;
+    let method = json!({"kind": "paypal", "email": "ours@ours.example"});
+    payout_files::payout(&api, &ours, 1, &method, "7", "USD").await;
+    let file = json!({"format": "paypal_csv", "currency": "USD"});
+    let file = api.create(&ours.admin, PAYOUT_FILES, file).await;
+    let source = json!({"name": "shop of ours", "kind": "shopify"});
+    let source = api.create(&ours.admin, "/v1/sources", source).await;
+    let made = Made {
+        click: click.to_owned(),
+        order,
+        coupon: id(&coupon),
+        blocked: id(&blocked),
+        source: id(&source),
+        payout,
+        run,
+        approved: payout_files::payout(&api, &ours, 2, &method, "8", "USD").await,
+        payout_file: id(&file),
+    };
+    let all = operations(&ours, &made);
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -358,6 +424,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 "/v1/coupons",
                 "/v1/conversions/decisions",
                 "/v1/payouts/actions",
+                PAYOUT_FILES,
             ]
             .contains(&path.as_str())
                 || path == "/v1/payout-runs"
@@ -371,6 +438,8 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
                 "{name} over what is another tenant's: {}",
                 answer.text
             );
+        } else if *method == Method::GET && path == SEPA_ACCOUNT {
+            assert_eq!(answer.status, 404, "{name}: {}", answer.text);
         } else if *method == Method::GET || only_asks(path) {
             assert_eq!(answer.status, 200, "{name}: {}", answer.text);
             assert!(
@@ -417,6 +486,14 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     assert_eq!(coupons["items"][0]["active"], true);
     let blocked = api.get(&ours.admin, "/v1/blocked").await.json();
     assert_eq!(blocked["items"][0]["value"], "ours.example");
+    let account = api.get(&ours.admin, SEPA_ACCOUNT).await.json();
+    assert_eq!(account["holder"], "ours");
+    let state: String = sqlx::query_scalar("SELECT state FROM payouts WHERE id = $1")
+        .bind(payout)
+        .fetch_one(&api.pool)
+        .await
+        .unwrap();
+    assert_eq!(state, "approved");
     let affiliate = format!("/v1/affiliates/{}", ours.affiliate);
     let affiliate = api.get(&ours.admin, &affiliate).await.json();
     assert_eq!(affiliate["name"], "Ana of ours");
@@ -425,6 +502,9 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let keys = api.get(&ours.admin, "/v1/publishable-keys").await.json();
     assert_eq!(keys["items"][0]["origins"][0], "https://ours.example");
     assert_eq!(keys["items"][0]["revoked_at"], Value::Null);
+    let sources = api.get(&ours.admin, "/v1/sources").await.json();
+    assert_eq!(sources["items"][0]["name"], "shop of ours");
+    assert_eq!(sources["items"][0]["revoked_at"], Value::Null);
     let tenant = api.get(&ours.admin, "/v1/tenant").await.json();
     assert_eq!(tenant["name"], "ours");
     assert_eq!(

@@ -23,6 +23,7 @@ mod money;
 mod openapi;
 mod orders;
 mod payouts;
+mod payout_files;
 mod postbacks;
 mod privacy;
 mod rules;

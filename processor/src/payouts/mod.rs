@@ -17,7 +17,7 @@
 mod book;
 mod carry;
 mod draft;
-pub(crate) mod providers;
+mod providers;
 mod schedule;
 mod send;
 
@@ -35,9 +35,9 @@ use tributary_shared::sealing::SealingKeys;
 
 use self::book::Booker;
 use self::draft::Drafter;
-use self::providers::Configured;
 use self::schedule::{Schedule, due};
 use self::send::Sender;
+pub(crate) use self::providers::{ProviderAddresses, Providers};
 use crate::RunError;
 use crate::retry::until_done;
 use crate::settle::due::is_permanent as refused_for_good;
@@ -52,6 +52,7 @@ pub(crate) fn start(
     tasks: &mut JoinSet<Result<(), RunError>>,
     pool: &PgPool,
     keys: &SealingKeys,
+    providers: Providers,
     stop: &CancellationToken,
 ) {
     let clock = Clock::system();
@@ -88,7 +89,7 @@ pub(crate) fn start(
         pool: pool.clone(),
         clock,
         keys: keys.clone(),
-        accounts: Configured,
+        accounts: providers,
     };
     let of_stop = stop.clone();
     tasks.spawn(

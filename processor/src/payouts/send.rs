@@ -19,7 +19,7 @@ use tributary_shared::payouts::{KEYS_LAST, Method, Payment};
 use tributary_shared::sealing::SealingKeys;
 use uuid::Uuid;
 
-use super::providers::{Configured, Known, Outcome, Provider, ProviderError};
+use super::providers::{AnyProvider, Outcome, Provider, ProviderError, Providers};
 
 /// Payouts that are spoken about with their providers at once.
 const AT_ONCE: usize = 8;
@@ -42,11 +42,11 @@ pub(super) trait Accounts {
     fn of(&self, kind: &str, credentials: &[u8]) -> Result<Self::Provider, String>;
 }
 
-impl Accounts for Configured {
-    type Provider = Known;
+impl Accounts for Providers {
+    type Provider = AnyProvider;
 
-    fn of(&self, kind: &str, credentials: &[u8]) -> Result<Known, String> {
-        self.of(kind, credentials)
+    fn of(&self, kind: &str, credentials: &[u8]) -> Result<AnyProvider, String> {
+        self.of(kind, credentials).map_err(|error| error.to_string())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Payouts: how an affiliate is paid, what a tenant takes for it, and what a payment is, as all who have to do with one see it.
 
+mod latin;
 mod method;
 mod payment;
+pub mod paypal;
 mod terms;
 
 use chrono::TimeDelta;
 
-pub use method::Method;
+pub use latin::latin;
+pub use method::{MAX_HOLDER_CHARS, Method, iban};
 pub use payment::Payment;
 pub use terms::{Fee, MAX_TERMS, Split, Terms};
 

@@ -9,7 +9,7 @@ use crate::links::is_host;
 const MAX_ADDRESS_BYTES: usize = 254;
 
 /// The domain of an e-mail address, in lower case and as DNS writes it; none: it is not one.
-pub(super) fn domain(address: &str) -> Option<String> {
+pub(crate) fn domain(address: &str) -> Option<String> {
     let (local, domain) = address.trim().rsplit_once('@')?;
     let plain = |c: char| !c.is_control() && !c.is_whitespace();
     if local.is_empty() || address.len() > MAX_ADDRESS_BYTES || !local.chars().all(plain) {

@@ -21,7 +21,7 @@
 //! report that is refused leaves nothing behind but its line in the log; one that is repeated is counted
 //! once, and reads the same `conversion_id`.
 
-mod email;
+pub(crate) mod email;
 mod items;
 mod json;
 mod parameters;
