@@ -9,7 +9,9 @@
 //! | `extract`, `validate`, `error` | requests in, problems out |
 //! | `idempotency` | a POST that is sent twice creates once |
 //! | `routing` | where a link's clicks go besides its destination |
-//! | `pages`, `csv`, `amounts` | lists, tables and money as they are written |
+//! | `pages`, `csv`, `exports`, `amounts` | lists, tables and money as they are written |
+//! | `statements` | what an affiliate earned and was paid in a period: figures that add up, and the paper |
+//! | `slots` | so many at once of what takes long |
 //! | `period`, `analytics` | questions to ClickHouse |
 //! | [`edge_index`] | PostgreSQL → Redis |
 //! | `passwords`, `housekeeping` | signing in; what has expired is thrown away |
@@ -21,6 +23,7 @@ pub mod config;
 mod csv;
 pub mod edge_index;
 mod error;
+mod exports;
 mod extract;
 mod housekeeping;
 mod idempotency;
@@ -30,7 +33,9 @@ mod period;
 mod routes;
 mod routing;
 mod server;
+mod slots;
 mod state;
+mod statements;
 mod validate;
 
 use std::time::Duration;
@@ -69,7 +74,9 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("OWNER_KEY must be set (try: openssl rand -hex 32)")]
     NoOwnerKey,
-    #[error("SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)")]
+    #[error(
+        "SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)"
+    )]
     NoSealingKeys,
     #[error("the schemas could not be brought up to date: {0}")]
     Migrate(#[from] migrations::MigrationError),

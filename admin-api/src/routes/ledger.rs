@@ -14,6 +14,7 @@ use super::conversions::times;
 use crate::amounts;
 use crate::auth::Scoped;
 use crate::error::Problem;
+use crate::exports::{self, Rows};
 use crate::extract::{Format, Query};
 use crate::pages::{AfterId, Asked, Page};
 use crate::state::App;
@@ -22,7 +23,7 @@ use crate::state::App;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// The affiliate's accounts. This or `commission_id` must be given.
+    /// The affiliate's accounts. This or `commission_id` must be given, unless it is the whole ledger (`all`).
     affiliate_id: Option<i64>,
     /// Both sides of all that was posted for the commission.
     commission_id: Option<Uuid>,
@@ -30,6 +31,8 @@ pub(crate) struct Filter {
     from: Option<String>,
     /// RFC 3339; posted up to, and without, this time.
     to: Option<String>,
+    /// True, with `Accept: text/csv`: the whole list, in one answer.
+    all: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -100,7 +103,7 @@ impl From<Row> for Entry {
 
 /// List the ledger's entries, in the order in which they were written
 ///
-/// Of an affiliate's accounts, or of a commission.
+/// Of an affiliate's accounts, or of a commission; all of it as CSV with `all=true`.
 #[utoipa::path(get, path = "/v1/ledger", tag = "Money", params(TenantHeader, Filter),
     responses((status = 200, body = Page<Entry>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn list(
@@ -109,12 +112,13 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
-    if filter.affiliate_id.is_none() && filter.commission_id.is_none() {
+    let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
+    if !whole && filter.affiliate_id.is_none() && filter.commission_id.is_none() {
         return Err(Problem::bad_request("give affiliate_id or commission_id"));
     }
     let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
-    let rows: Vec<Row> = sqlx::query_as(
+    let query = sqlx::query_as(
         "SELECT entry_id, posted_at, operation_key, reason, account, affiliate_id, amount, currency, commission_id,
                 part, conversion_id, order_id
          FROM ledger_explained
@@ -131,9 +135,12 @@ pub(crate) async fn list(
     .bind(filter.commission_id)
     .bind(from)
     .bind(to)
-    .bind(asked.rows())
-    .fetch_all(&app.postgres)
-    .await?;
+    .bind((!whole).then(|| asked.rows()));
+    if whole {
+        let line = Entry::from;
+        return exports::respond(&app, at.tenant, Rows { query, line }).await;
+    }
+    let rows: Vec<Row> = query.fetch_all(&app.postgres).await?;
     asked
         .page(rows, |row| AfterId(row.entry_id), Entry::from)
         .respond(format)

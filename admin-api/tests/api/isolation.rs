@@ -142,6 +142,11 @@ fn operations(
         get("/v1/affiliates".into()),
         get(format!("/v1/affiliates/{affiliate}")),
         get(format!("/v1/affiliates/{affiliate}/balance")),
+        get(format!(
+            "/v1/affiliates/{affiliate}/statement?from=2026-01-01&to=2026-01-31"
+        )),
+        get("/v1/tax-totals?year=2026".into()),
+        get(format!("/v1/affiliates/{affiliate}/tax-totals")),
         post(
             "/v1/links".into(),
             json!({"program_id": program, "affiliate_id": affiliate, "destination": "https://a.example/"}),
