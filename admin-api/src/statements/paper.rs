@@ -84,6 +84,8 @@ pub(crate) struct Style {
 }
 
 struct Font {
+    /// As the file names it: six letters before it say that it is a part of the font.
+    name: Name<'static>,
     file: FontFile<'static>,
     data: &'static [u8],
     /// Gives the glyphs that are used their numbers in the file.
@@ -93,8 +95,9 @@ struct Font {
 }
 
 impl Font {
-    fn new(data: &'static [u8]) -> Result<Self, PaperError> {
+    fn new(name: &'static [u8], data: &'static [u8]) -> Result<Self, PaperError> {
         Ok(Self {
+            name: Name(name),
             file: FontFile::parse(data, 0)?,
             data,
             glyphs: GlyphRemapper::new(),
@@ -157,8 +160,8 @@ impl Paper {
     pub(crate) fn new(about: About) -> Result<Self, PaperError> {
         Ok(Self {
             about,
-            regular: Font::new(REGULAR)?,
-            bold: Font::new(BOLD)?,
+            regular: Font::new(b"TRIBUT+NotoSans-Regular", REGULAR)?,
+            bold: Font::new(b"TRIBUT+NotoSans-Bold", BOLD)?,
             pages: Vec::new(),
             current: 0,
         })
@@ -319,13 +322,7 @@ fn write_font(
     next: &mut impl FnMut() -> Ref,
 ) -> Result<(), PaperError> {
     let (cid, descriptor, file, unicode) = (next(), next(), next(), next());
-    // Six letters before the name say that it is a part of the font.
-    let name: &[u8] = if font.data.as_ptr() == BOLD.as_ptr() {
-        b"TRIBUT+NotoSans-Bold"
-    } else {
-        b"TRIBUT+NotoSans-Regular"
-    };
-    let name = Name(name);
+    let name = font.name;
     pdf.type0_font(id)
         .base_font(name)
         .encoding_predefined(Name(b"Identity-H"))
