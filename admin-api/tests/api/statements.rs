@@ -341,7 +341,7 @@ async fn a_past_statement_never_changes() {
         .await
         .unwrap();
     event(&api.pool, &tenant, 1, "paid", "2026-03-02T10:00:00Z").await;
-    order(&api.pool, &tenant, 100_000, "100", Some("10")).await;
+    order(&api.pool, &tenant, 200_000, "100", Some("10")).await;
     for (format, before) in formats.into_iter().zip(before) {
         let now = bytes(&api, key, &february, format).await;
         assert!(now == before, "{format}");
