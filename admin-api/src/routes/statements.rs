@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::TenantHeader;
 use crate::auth::Scoped;
@@ -33,13 +33,19 @@ pub(crate) struct Days {
     to: String,
 }
 
+/// A PDF.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "describes what statements/pdf.rs writes")]
+pub(crate) struct PdfFile(Vec<u8>);
+
 /// Read an affiliate's statement
 ///
 /// For each currency: the balances at the period's begin and end, each movement between, and the payouts. It adds up
 /// to the last digit, and its figures stay what they are once the period is over (`final`). As JSON and on paper it
 /// lists 2,000 movements at most; as CSV all of them, at any number.
 #[utoipa::path(get, path = "/v1/affiliates/{id}/statement", tag = "Affiliates", params(TenantHeader, ("id" = i64, Path), Days),
-    responses((status = 200, content((StatementView = "application/json"), (String = "text/csv"), (Vec<u8> = "application/pdf"))),
+    responses((status = 200, content((StatementView = "application/json"), (String = "text/csv"), (PdfFile = "application/pdf"))),
         (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn read(
     State(app): State<App>,

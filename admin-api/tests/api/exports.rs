@@ -11,6 +11,8 @@ use crate::money::{self, order};
 
 /// Entries of the ledger that the big export has.
 const ENTRIES: i64 = 200_000;
+/// So many are written by one statement.
+const BATCH: i64 = 20_000;
 /// What the export may add to the process's memory, in KiB: the lines are more than twice as much.
 const MEMORY_KIB: u64 = 24 * 1024;
 
@@ -118,25 +120,29 @@ impl Program {
 /// Posts about one commission, again and again: what was pending becomes available, and pending again.
 async fn many_entries(pool: &PgPool, tenant: &Tenant) {
     let id = order(pool, tenant, 1, "50", Some("5")).await;
-    sqlx::query(
-        "WITH a AS (
-             INSERT INTO ledger_accounts (tenant_id, affiliate_id, kind, currency)
-             VALUES ($1, $2, 'available', 'USD'), ($1, $2, 'pending', 'USD')
-             ON CONFLICT (tenant_id, affiliate_id, kind, currency) DO UPDATE SET kind = excluded.kind RETURNING id, kind),
-         t AS (
-             INSERT INTO ledger_transactions (tenant_id, operation_key, commission_id, reason, posted_at)
-             SELECT $1, 'test:' || n, $3, 'changed', timestamptz '2026-03-01T12:00:00Z' + n * interval '1 second'
-             FROM generate_series(1, $4) n RETURNING id)
-         INSERT INTO ledger_entries (tenant_id, transaction_id, account_id, amount, currency)
-         SELECT $1, t.id, a.id, CASE WHEN (a.kind = 'pending') = (t.id % 2 = 0) THEN 1 ELSE -1 END, 'USD' FROM t, a",
-    )
-    .bind(tenant.id)
-    .bind(tenant.affiliate)
-    .bind(id)
-    .bind(ENTRIES / 2)
-    .execute(pool)
-    .await
-    .unwrap();
+    // A statement may not take longer than the pool allows.
+    for part in 0..ENTRIES / BATCH {
+        sqlx::query(
+            "WITH a AS (
+                 INSERT INTO ledger_accounts (tenant_id, affiliate_id, kind, currency)
+                 VALUES ($1, $2, 'available', 'USD'), ($1, $2, 'pending', 'USD')
+                 ON CONFLICT (tenant_id, affiliate_id, kind, currency) DO UPDATE SET kind = excluded.kind RETURNING id, kind),
+             t AS (
+                 INSERT INTO ledger_transactions (tenant_id, operation_key, commission_id, reason, posted_at)
+                 SELECT $1, 'test:' || n, $3, 'changed', timestamptz '2026-03-01T12:00:00Z' + n * interval '1 second'
+                 FROM generate_series($4::bigint + 1, $4 + $5) n RETURNING id)
+             INSERT INTO ledger_entries (tenant_id, transaction_id, account_id, amount, currency)
+             SELECT $1, t.id, a.id, CASE WHEN (a.kind = 'pending') = (t.id % 2 = 0) THEN 1 ELSE -1 END, 'USD' FROM t, a",
+        )
+        .bind(tenant.id)
+        .bind(tenant.affiliate)
+        .bind(id)
+        .bind(part * BATCH / 2)
+        .bind(BATCH / 2)
+        .execute(pool)
+        .await
+        .unwrap();
+    }
 }
 
 #[tokio::test]
