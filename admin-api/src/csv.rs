@@ -8,26 +8,72 @@ use serde_json::Value;
 
 use crate::error::Problem;
 
+/// What a table is sent as.
+pub(crate) const MEDIA_TYPE: &str = "text/csv; charset=utf-8";
+
 /// `items` as a table. The first item names the columns; without items the table is empty.
 pub(crate) fn table<T: Serialize>(items: &[T]) -> Result<Response, Problem> {
     let text = write(items).map_err(|error| {
         tracing::error!(%error, "a list could not be written as CSV");
         Problem::internal()
     })?;
-    Ok(([(CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())
+    Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }
 
-fn write<T: Serialize>(items: &[T]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for (number, item) in items.iter().enumerate() {
+fn write<T: Serialize>(items: &[T]) -> Result<Vec<u8>, WriteError> {
+    let mut table = Table::default();
+    for item in items {
+        table.add(item)?;
+    }
+    table.take()
+}
+
+/// Why an item could not be written: it is no plain data.
+pub(crate) type WriteError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A table that grows line by line, and of which what is written can be taken away at any time.
+#[derive(Debug)]
+pub(crate) struct Table {
+    writer: csv::Writer<Vec<u8>>,
+    named: bool,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            writer: csv::Writer::from_writer(Vec::new()),
+            named: false,
+        }
+    }
+}
+
+impl Table {
+    /// Adds a line, and before the first one the columns' names.
+    pub(crate) fn add<T: Serialize>(&mut self, item: &T) -> Result<(), WriteError> {
         let mut cells = Vec::new();
         flatten(String::new(), &serde_json::to_value(item)?, &mut cells);
-        if number == 0 {
-            writer.write_record(cells.iter().map(|(name, _)| name))?;
+        if !self.named {
+            self.writer
+                .write_record(cells.iter().map(|(name, _)| name))?;
+            self.named = true;
         }
-        writer.write_record(cells.iter().map(|(_, cell)| cell))?;
+        self.writer
+            .write_record(cells.iter().map(|(_, cell)| cell))?;
+        Ok(self.writer.flush()?)
     }
-    Ok(writer.into_inner()?)
+
+    /// Bytes that wait to be taken.
+    pub(crate) fn len(&self) -> usize {
+        self.writer.get_ref().len()
+    }
+
+    pub(crate) fn take(&mut self) -> Result<Vec<u8>, WriteError> {
+        let next = csv::Writer::from_writer(Vec::new());
+        let written = std::mem::replace(&mut self.writer, next);
+        Ok(written
+            .into_inner()
+            .map_err(csv::IntoInnerError::into_error)?)
+    }
 }
 
 fn flatten(name: String, value: &Value, cells: &mut Vec<(String, String)>) {

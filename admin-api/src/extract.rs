@@ -190,22 +190,56 @@ impl<S: Send + Sync> FromRequestParts<S> for Format {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let accept = parts
-            .headers
-            .get(ACCEPT)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or("");
-        // The first of the two that is named; JSON where neither is.
-        let wanted = accept
-            .split(',')
-            .filter_map(|range| range.split(';').next())
-            .find_map(|media| match media.trim().to_ascii_lowercase().as_str() {
-                "text/csv" => Some(Self::Csv),
-                "application/json" => Some(Self::Json),
-                _ => None,
-            });
+        let wanted = first_accepted(&parts.headers, |media| match media {
+            "text/csv" => Some(Self::Csv),
+            "application/json" => Some(Self::Json),
+            _ => None,
+        });
         Ok(wanted.unwrap_or(Self::Json))
     }
+}
+
+/// How the caller wants what there is on paper as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PaperFormat {
+    Json,
+    Csv,
+    Pdf,
+}
+
+impl PaperFormat {
+    /// How a file of it ends; none: it is no file.
+    pub(crate) fn file_ending(self) -> Option<&'static str> {
+        match self {
+            Self::Json => None,
+            Self::Csv => Some("csv"),
+            Self::Pdf => Some("pdf"),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PaperFormat {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let wanted = first_accepted(&parts.headers, |media| match media {
+            "text/csv" => Some(Self::Csv),
+            "application/json" => Some(Self::Json),
+            "application/pdf" => Some(Self::Pdf),
+            _ => None,
+        });
+        Ok(wanted.unwrap_or(Self::Json))
+    }
+}
+
+/// The first that is named of those that there are; JSON where none is.
+fn first_accepted<T>(headers: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok());
+    accept
+        .unwrap_or("")
+        .split(',')
+        .filter_map(|range| range.split(';').next())
+        .find_map(|media| known(media.trim().to_ascii_lowercase().as_str()))
 }
 
 /// The `Idempotency-Key` header, with what it is bound to.

@@ -9,8 +9,10 @@
 //! | `extract`, `validate`, `error` | requests in, problems out |
 //! | `idempotency` | a POST that is sent twice creates once |
 //! | `routing` | where a link's clicks go besides its destination |
-//! | `pages`, `csv`, `amounts` | lists, tables and money as they are written |
+//! | `pages`, `csv`, `exports`, `amounts` | lists, tables and money as they are written |
 //! | `payout_files` | payments as PayPal and banks read them |
+//! | `statements` | what an affiliate earned and was paid in a period: figures that add up, and the paper |
+//! | `slots` | so many at once of what takes long |
 //! | `period`, `analytics` | questions to ClickHouse |
 //! | [`edge_index`] | PostgreSQL → Redis |
 //! | `passwords`, `housekeeping` | signing in; what has expired is thrown away |
@@ -22,6 +24,7 @@ pub mod config;
 mod csv;
 pub mod edge_index;
 mod error;
+mod exports;
 mod extract;
 mod housekeeping;
 mod idempotency;
@@ -32,7 +35,9 @@ mod period;
 mod routes;
 mod routing;
 mod server;
+mod slots;
 mod state;
+mod statements;
 mod validate;
 
 use std::time::Duration;

@@ -48,6 +48,10 @@ pub(crate) struct AfterId(pub i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BeforeTime(pub DateTime<Utc>, pub Uuid);
 
+/// Where a list that is sorted by a number and a text goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AfterPair(pub i64, pub String);
+
 /// A place in a list, written as opaque text.
 pub(crate) trait Cursor: Sized {
     fn write(&self) -> String;
@@ -61,6 +65,17 @@ impl Cursor for AfterId {
 
     fn read(text: &str) -> Option<Self> {
         text.strip_prefix('i')?.parse().ok().map(Self)
+    }
+}
+
+impl Cursor for AfterPair {
+    fn write(&self) -> String {
+        format!("p{}.{}", self.0, self.1)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (number, text) = text.strip_prefix('p')?.split_once('.')?;
+        Some(Self(number.parse().ok()?, text.to_owned()))
     }
 }
 
@@ -170,6 +185,8 @@ mod tests {
             Uuid::from_u128(7),
         );
         assert_eq!(BeforeTime::read(&place.write()), Some(place));
+        let place = AfterPair(7, "USD".to_owned());
+        assert_eq!(AfterPair::read(&place.write()), Some(place));
     }
 
     #[test]

@@ -79,6 +79,17 @@ impl Period {
         })
     }
 
+    /// Whole days of `zone`, the last one included.
+    pub(crate) fn whole_days(from: &str, to: &str, zone: Tz) -> Result<Self, Problem> {
+        for (field, text) in [("from", from), ("to", to)] {
+            if date(text).is_none() {
+                let detail = format!("{field} must be a date such as 2026-01-31");
+                return Err(Problem::bad_request(detail));
+            }
+        }
+        Self::read(Some(from), Some(to), zone, DateTime::UNIX_EPOCH) // both are given: no moment is needed
+    }
+
     /// The period that this one is compared with. Whole days stay whole days, whatever the clock did.
     pub(crate) fn before(&self, how: Before) -> Result<Self, Problem> {
         let too_early =

@@ -13,6 +13,7 @@ use tributary_shared::secrets::token_hash;
 use crate::analytics::Facts;
 use crate::analytics::live::Streams;
 use crate::config::Config;
+use crate::exports::Exports;
 use crate::idempotency::Fingerprints;
 use crate::passwords::Passwords;
 
@@ -28,6 +29,7 @@ pub(crate) struct App {
     pub passwords: Passwords,
     pub settings: Arc<Settings>,
     pub streams: Streams,
+    pub exports: Exports,
     /// Ends what would go on for ever.
     pub stopping: CancellationToken,
     configuration_ready: Arc<watch::Sender<bool>>,
@@ -69,6 +71,7 @@ impl App {
                 cookie_secure: config.cookie_secure,
             }),
             streams: Streams::default(),
+            exports: Exports::default(),
             stopping,
             configuration_ready: Arc::new(watch::Sender::new(false)),
         })

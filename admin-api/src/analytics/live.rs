@@ -5,7 +5,6 @@
 //! It is a look through the window, not an export: of more than [`CLICKS_A_SECOND`], the newest are shown.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,6 +15,7 @@ use super::Facts;
 use super::clicks::{BeforeClick, Click, ClickRow, Which};
 use crate::error::Problem;
 use crate::period::Period;
+use crate::slots::{Slot, Slots};
 
 /// Streams at once, of one tenant and of all.
 const MAX_STREAMS_OF_TENANT: usize = 5;
@@ -27,49 +27,24 @@ const WINDOW: TimeDelta = TimeDelta::seconds(60);
 /// What one who could not be served is told to wait, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 60;
 
-/// The streams that are open, by tenant; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<HashMap<TenantId, usize>>>);
+/// The streams that are open; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Streams(Slots);
 
-/// An open stream's place; dropping it makes room.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    streams: Streams,
-    tenant: TenantId,
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Slots::new(MAX_STREAMS_OF_TENANT, MAX_STREAMS))
+    }
 }
 
 impl Streams {
     pub(crate) fn open(&self, tenant: TenantId) -> Result<Slot, Problem> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = open.get(&tenant).copied().unwrap_or(0);
-        if own >= MAX_STREAMS_OF_TENANT || open.values().sum::<usize>() >= MAX_STREAMS {
+        self.0.take(tenant).ok_or_else(|| {
             let detail = format!(
                 "at most {MAX_STREAMS_OF_TENANT} live streams of a tenant and {MAX_STREAMS} of all at once: close another first"
             );
-            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
-                .retry_after(RETRY_AFTER_SECONDS));
-        }
-        open.insert(tenant, own + 1);
-        Ok(Slot {
-            streams: self.clone(),
-            tenant,
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(RETRY_AFTER_SECONDS)
         })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut open = self
-            .streams
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match open.get_mut(&self.tenant) {
-            Some(number) if *number > 1 => *number -= 1,
-            _ => {
-                open.remove(&self.tenant);
-            }
-        }
     }
 }
 
@@ -145,7 +120,5 @@ mod tests {
         slots.remove(0);
         slots.push(streams.open(TenantId(1)).unwrap());
         assert!(streams.open(TenantId(1)).is_err());
-        drop(slots);
-        assert!(streams.0.lock().unwrap().is_empty());
     }
 }

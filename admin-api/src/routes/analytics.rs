@@ -713,7 +713,8 @@ pub(crate) async fn period(
     Period::read(from, to, zone, app.clock.now())
 }
 
-async fn zone(app: &App, tenant: TenantId) -> Result<Tz, Problem> {
+/// The tenant's own time zone.
+pub(crate) async fn zone(app: &App, tenant: TenantId) -> Result<Tz, Problem> {
     let zone: String = sqlx::query_scalar("SELECT time_zone FROM tenants WHERE id = $1")
         .bind(tenant)
         .fetch_one(&app.postgres)

@@ -16,12 +16,13 @@ use utoipa::IntoParams;
 use super::TenantHeader;
 use super::analytics::{ids_only, period};
 use crate::analytics::clicks::{BeforeClick, Click, ClickRow, Which};
-use crate::analytics::live::{Slot, Tail};
+use crate::analytics::live::Tail;
 use crate::analytics::terms::{Dimension, Filter, FilterValue};
 use crate::auth::{Caller, Scoped, credential, who};
 use crate::error::Problem;
 use crate::extract::{Format, Query};
 use crate::pages::{Asked, Page};
+use crate::slots::Slot;
 use crate::state::App;
 
 /// How often ClickHouse is asked for new clicks.

@@ -20,6 +20,7 @@ use super::conversions::times;
 use crate::amounts;
 use crate::auth::Scoped;
 use crate::error::Problem;
+use crate::exports::{self, Rows};
 use crate::extract::{EventId, Format, Query};
 use crate::pages::{Asked, BeforeTime, Page};
 use crate::state::App;
@@ -127,6 +128,8 @@ pub(crate) struct Filter {
     to: Option<String>,
     affiliate_id: Option<i64>,
     link_id: Option<i64>,
+    /// True, with `Accept: text/csv`: the whole list, in one answer.
+    all: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -142,9 +145,10 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
+    let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
     let asked = Asked::<BeforeTime>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
-    let rows: Vec<Row> = sqlx::query_as(concat!(
+    let query = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
         " FROM commissions m
@@ -164,9 +168,12 @@ pub(crate) async fn list(
     .bind(filter.link_id)
     .bind(asked.after.map(|after| after.0))
     .bind(asked.after.map(|after| after.1))
-    .bind(asked.rows())
-    .fetch_all(&app.postgres)
-    .await?;
+    .bind((!whole).then(|| asked.rows()));
+    if whole {
+        let line = Commission::from;
+        return exports::respond(&app, at.tenant, Rows { query, line }).await;
+    }
+    let rows: Vec<Row> = query.fetch_all(&app.postgres).await?;
     asked
         .page(
             rows,

@@ -20,6 +20,7 @@ use super::{IdempotencyHeader, TenantHeader};
 use crate::amounts;
 use crate::auth::{Actor, Scoped};
 use crate::error::Problem;
+use crate::exports::{self, Rows};
 use crate::extract::{Body, EventId, Format, IdempotencyKey, Query};
 use crate::idempotency::{Begun, Creation};
 use crate::pages::{Asked, BeforeTime, Page};
@@ -78,6 +79,8 @@ pub(crate) struct Filter {
     verdict: Option<String>,
     /// True: nobody has decided about it yet. With `verdict=hold` this is what waits for a person.
     undecided: Option<bool>,
+    /// True, with `Accept: text/csv`: the whole list, in one answer.
+    all: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -220,12 +223,13 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
+    let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
     let asked = Asked::<BeforeTime>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
     one_of("verdict", filter.verdict.as_deref(), &VERDICTS)?;
     one_of("status", filter.status.as_deref(), &STATUSES)?;
     one_of("attribution", filter.attribution.as_deref(), &ATTRIBUTIONS)?;
-    let rows: Vec<Row> = sqlx::query_as(concat!(
+    let query = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
         " FROM conversions
@@ -246,19 +250,22 @@ pub(crate) async fn list(
     .bind(at.tenant)
     .bind(from)
     .bind(to)
-    .bind(&filter.status)
-    .bind(&filter.attribution)
+    .bind(filter.status)
+    .bind(filter.attribution)
     .bind(filter.program_id)
     .bind(filter.affiliate_id)
     .bind(filter.link_id)
-    .bind(&filter.order_id)
+    .bind(filter.order_id)
     .bind(asked.after.map(|after| after.0))
     .bind(asked.after.map(|after| after.1))
-    .bind(asked.rows())
-    .bind(&filter.verdict)
-    .bind(filter.undecided)
-    .fetch_all(&app.postgres)
-    .await?;
+    .bind((!whole).then(|| asked.rows()))
+    .bind(filter.verdict)
+    .bind(filter.undecided);
+    if whole {
+        let line = Conversion::from;
+        return exports::respond(&app, at.tenant, Rows { query, line }).await;
+    }
+    let rows: Vec<Row> = query.fetch_all(&app.postgres).await?;
     asked
         .page(
             rows,

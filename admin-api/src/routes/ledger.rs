@@ -14,6 +14,7 @@ use super::conversions::times;
 use crate::amounts;
 use crate::auth::Scoped;
 use crate::error::Problem;
+use crate::exports::{self, Rows};
 use crate::extract::{Format, Query};
 use crate::pages::{AfterId, Asked, Page};
 use crate::state::App;
@@ -22,7 +23,7 @@ use crate::state::App;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// The affiliate's accounts. This, `commission_id` or `payout_id` must be given.
+    /// The affiliate's accounts. This, `commission_id` or `payout_id` must be given, unless it is the whole ledger (`all`).
     affiliate_id: Option<i64>,
     /// Both sides of all that was posted for the commission.
     commission_id: Option<Uuid>,
@@ -32,6 +33,8 @@ pub(crate) struct Filter {
     from: Option<String>,
     /// RFC 3339; posted up to, and without, this time.
     to: Option<String>,
+    /// True, with `Accept: text/csv`: the whole list, in one answer.
+    all: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -108,7 +111,7 @@ impl From<Row> for Entry {
 
 /// List the ledger's entries, in the order in which they were written
 ///
-/// Of an affiliate's accounts, of a commission, or of a payout.
+/// Of an affiliate's accounts, of a commission, or of a payout; all of it as CSV with `all=true`.
 #[utoipa::path(get, path = "/v1/ledger", tag = "Money", params(TenantHeader, Filter),
     responses((status = 200, body = Page<Entry>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn list(
@@ -117,15 +120,17 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
-    if filter.affiliate_id.is_none() && filter.commission_id.is_none() && filter.payout_id.is_none()
-    {
+    let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
+    let is_about =
+        filter.affiliate_id.is_some() || filter.commission_id.is_some() || filter.payout_id.is_some();
+    if !whole && !is_about {
         return Err(Problem::bad_request(
             "give affiliate_id, commission_id or payout_id",
         ));
     }
     let asked = Asked::<AfterId>::new(filter.limit, filter.cursor.as_deref())?;
     let (from, to) = times(filter.from.as_deref(), filter.to.as_deref())?;
-    let rows: Vec<Row> = sqlx::query_as(
+    let query = sqlx::query_as(
         "SELECT entry_id, posted_at, operation_key, reason, account, affiliate_id, amount, currency, commission_id,
                 part, conversion_id, order_id, payout_id
          FROM ledger_explained
@@ -143,10 +148,13 @@ pub(crate) async fn list(
     .bind(filter.commission_id)
     .bind(from)
     .bind(to)
-    .bind(asked.rows())
-    .bind(filter.payout_id)
-    .fetch_all(&app.postgres)
-    .await?;
+    .bind((!whole).then(|| asked.rows()))
+    .bind(filter.payout_id);
+    if whole {
+        let line = Entry::from;
+        return exports::respond(&app, at.tenant, Rows { query, line }).await;
+    }
+    let rows: Vec<Row> = query.fetch_all(&app.postgres).await?;
     asked
         .page(rows, |row| AfterId(row.entry_id), Entry::from)
         .respond(format)

@@ -29,6 +29,8 @@ pub(crate) mod programs;
 pub(crate) mod publishable_keys;
 pub(crate) mod rules;
 pub(crate) mod sessions;
+pub(crate) mod statements;
+pub(crate) mod tax_totals;
 pub(crate) mod tenants;
 pub(crate) mod users;
 
@@ -73,7 +75,8 @@ pub(crate) struct IdempotencyHeader {
         description = "Tracks affiliate clicks at the edge and pays affiliates exactly what they earned.\n\n\
             Send a key or a session token as `Authorization: Bearer …`. Money is a decimal string with its \
             currency; times are RFC 3339 in UTC. Lists answer `{items, next_cursor}`; send `next_cursor` back \
-            as `cursor`, or `Accept: text/csv` for a table (the cursor is then in the header `Next-Cursor`). \
+            as `cursor`, or `Accept: text/csv` for a table (the cursor is then in the header `Next-Cursor`; lists that \
+            take `all=true` give all of it). \
             Errors are `application/problem+json`.",
     ),
     security(("bearer" = [])),
@@ -129,6 +132,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(affiliates::create, affiliates::list))
         .routes(routes!(affiliates::read, affiliates::change))
         .routes(routes!(affiliates::balance))
+        .routes(routes!(statements::read))
+        .routes(routes!(tax_totals::list))
+        .routes(routes!(tax_totals::of_affiliate))
         .routes(routes!(coupons::create, coupons::list))
         .routes(routes!(coupons::read, coupons::change))
         .routes(routes!(blocked::create, blocked::list))

@@ -325,6 +325,14 @@ async fn bad_requests_are_told_what_to_change() {
         "/v1/payout-runs/999999",
         "/v1/payout-providers/cash",
         "/v1/payout-providers/paypal",
+        "/v1/commissions?all=true",
+        "/v1/affiliates/999999/statement?from=2026-01-01&to=2026-01-31",
+        "/v1/affiliates/999999/tax-totals",
+        "/v1/tax-totals",
+        "/v1/tax-totals?year=1999",
+        "/v1/tax-totals?year=2026&at_least=600.00",
+        "/v1/tax-totals?year=2026&currency=usd",
+        "/v1/tax-totals?year=2026&currency=JPY&at_least=0.5",
         "/v1/analytics/by-day?from=2026-02-02&to=2026-02-01",
         "/v1/analytics/by-day?from=2024-01-01&to=2026-01-01",
         "/v1/analytics/by-day?link_id=0",
@@ -350,6 +358,26 @@ async fn bad_requests_are_told_what_to_change() {
             &api.get(key, path).await,
         );
     }
+    for days in [
+        "",
+        "?from=2026-01-01",
+        "?from=2026-01-01T00:00:00Z&to=2026-01-31",
+        "?from=2026-02-01&to=2026-01-31",
+        "?from=2025-01-01&to=2026-12-31",
+    ] {
+        let path = format!("/v1/affiliates/{}/statement{days}", tenant.affiliate);
+        told(
+            &mut report,
+            &format!("GET /v1/affiliates/{{id}}/statement{days}"),
+            &api.get(key, &path).await,
+        );
+    }
+    let request = api.request(key, Method::GET, "/v1/ledger?all=true&limit=5");
+    told(
+        &mut report,
+        "GET /v1/ledger?all=true&limit=5 as CSV",
+        &api.send(request.header("accept", "text/csv")).await,
+    );
     told(
         &mut report,
         "DELETE /v1/links",
