@@ -21,6 +21,7 @@ pub(crate) mod programs;
 pub(crate) mod publishable_keys;
 pub(crate) mod rules;
 pub(crate) mod sessions;
+pub(crate) mod sources;
 pub(crate) mod tenants;
 pub(crate) mod users;
 
@@ -130,6 +131,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(domains::delete))
         .routes(routes!(publishable_keys::create, publishable_keys::list))
         .routes(routes!(publishable_keys::change, publishable_keys::revoke))
+        .routes(routes!(sources::create, sources::list))
+        .routes(routes!(sources::change, sources::revoke))
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
         .routes(routes!(conversions::decide_many))
