@@ -29,6 +29,7 @@ mod lag;
 mod ledger;
 pub mod ledger_command;
 mod ledger_facts;
+mod order_names;
 mod outbox;
 mod postbacks;
 pub mod replay_command;

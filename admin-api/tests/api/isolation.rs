@@ -22,6 +22,7 @@ fn operations(
     order: Uuid,
     coupon: i64,
     blocked: i64,
+    source: i64,
 ) -> Vec<(Method, String, Option<Value>)> {
     let below = |what: &str| format!("/v1/tenants/{}/{what}", tenant.id);
     let Tenant {
@@ -138,6 +139,13 @@ fn operations(
             json!({"origins": ["https://evil.example"]}),
         ),
         delete(format!("/v1/publishable-keys/{publishable_id}")),
+        post(
+            "/v1/sources".into(),
+            json!({"name": "s", "kind": "stripe", "secret": "whsec_0123456789abcdef"}),
+        ),
+        get("/v1/sources".into()),
+        patch(format!("/v1/sources/{source}"), json!({"name": "renamed"})),
+        delete(format!("/v1/sources/{source}")),
         post("/v1/affiliates".into(), json!({"name": "a"})),
         get("/v1/affiliates".into()),
         get(format!("/v1/affiliates/{affiliate}")),
@@ -266,8 +274,17 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let coupon = api.create(&ours.admin, "/v1/coupons", coupon).await;
     let blocked = json!({"kind": "email_domain", "value": "ours.example"});
     let blocked = api.create(&ours.admin, "/v1/blocked", blocked).await;
+    let source = json!({"name": "shop of ours", "kind": "shopify"});
+    let source = api.create(&ours.admin, "/v1/sources", source).await;
     let id = |of: &Value| of["id"].as_i64().unwrap();
-    let all = operations(&ours, click, order, id(&coupon), id(&blocked));
+    let all = operations(
+        &ours,
+        click,
+        order,
+        id(&coupon),
+        id(&blocked),
+        id(&source),
+    );
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
@@ -369,6 +386,9 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let keys = api.get(&ours.admin, "/v1/publishable-keys").await.json();
     assert_eq!(keys["items"][0]["origins"][0], "https://ours.example");
     assert_eq!(keys["items"][0]["revoked_at"], Value::Null);
+    let sources = api.get(&ours.admin, "/v1/sources").await.json();
+    assert_eq!(sources["items"][0]["name"], "shop of ours");
+    assert_eq!(sources["items"][0]["revoked_at"], Value::Null);
     let tenant = api.get(&ours.admin, "/v1/tenant").await.json();
     assert_eq!(tenant["name"], "ours");
     assert_eq!(

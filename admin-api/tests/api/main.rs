@@ -25,3 +25,4 @@ mod orders;
 mod postbacks;
 mod privacy;
 mod rules;
+mod sources;

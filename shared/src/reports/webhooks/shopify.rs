@@ -155,7 +155,7 @@ fn read_order(topic: &str, order: &Order) -> Said {
     let id = order.id.text().unwrap_or_default();
     let cancelled = order.cancelled_at.text();
     let times = [cancelled, order.updated_at.text(), order.created_at.text()];
-    let mut draft = Draft::new(topic, &id, times.into_iter().find_map(moment));
+    let mut draft = Draft::new(topic, &id, times.into_iter().flatten().find_map(moment));
     if order.test.get() == Some(&true) {
         return draft.nothing(Nothing::TestOrder);
     }
