@@ -168,10 +168,7 @@ async fn wait(connection: &mut PgConnection, waiting: &[Report]) -> Result<(), s
 }
 
 /// Takes what waited for one of these names.
-async fn woken(
-    connection: &mut PgConnection,
-    learned: &Names,
-) -> Result<Vec<Report>, sqlx::Error> {
+async fn woken(connection: &mut PgConnection, learned: &Names) -> Result<Vec<Report>, sqlx::Error> {
     if learned.is_empty() {
         return Ok(Vec::new());
     }
@@ -207,8 +204,18 @@ mod tests {
             tenant_id: 1,
             order_id: order_id.into(),
             event: if order_id.is_empty() { "" } else { "sale" }.into(),
-            amount: if status == OrderStatus::Unsaid { "" } else { "1" }.into(),
-            currency: if status == OrderStatus::Unsaid { "" } else { "USD" }.into(),
+            amount: if status == OrderStatus::Unsaid {
+                ""
+            } else {
+                "1"
+            }
+            .into(),
+            currency: if status == OrderStatus::Unsaid {
+                ""
+            } else {
+                "USD"
+            }
+            .into(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             status: status.into(),
             ..Conversion::default()
@@ -232,11 +239,22 @@ mod tests {
         let other = report("", &["pi_2"], OrderStatus::Refunded);
         let order = sale.conversion_id;
         let all = [&sale, &paid, &refund];
-        for turn in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        for turn in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
             let mut reports: Vec<Report> = turn.iter().map(|at| all[*at].clone()).collect();
             reports.push(other.clone());
             let names = vec!["in_1".to_owned(), "pi_1".to_owned()];
-            assert_eq!(sorted(&reports, Names::new()), (vec![order; 2], 1, names), "{turn:?}");
+            assert_eq!(
+                sorted(&reports, Names::new()),
+                (vec![order; 2], 1, names),
+                "{turn:?}"
+            );
         }
         let alone = sorted(&[paid, refund], Names::new());
         assert_eq!(alone, (vec![], 2, vec![]));
@@ -254,6 +272,10 @@ mod tests {
         assert_eq!((told, learned), (vec![first], vec!["in_1".to_owned()]));
         let another = Names::from([((TenantId(2), "sub_1".to_owned()), first)]);
         let (told, ..) = sorted(std::slice::from_ref(&invoice), another);
-        assert_eq!(told, [invoice.conversion_id], "another tenant's name is none");
+        assert_eq!(
+            told,
+            [invoice.conversion_id],
+            "another tenant's name is none"
+        );
     }
 }

@@ -229,7 +229,11 @@ impl Report {
             email_domain: text("email_domain", event.email_domain, MAX_TEXT_BYTES)?,
             names: event.names,
             renews: text("renews", event.renews, MAX_TEXT_BYTES)?,
-            message: if by_names { payload.to_vec() } else { Vec::new() },
+            message: if by_names {
+                payload.to_vec()
+            } else {
+                Vec::new()
+            },
             order_id: event.order_id,
             event: event.event,
         })

@@ -36,7 +36,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What became of a webhook.
 enum Outcome {
-    /// The conversions that it is about; an id is empty where only the processor can tell which one.
+    /// The conversions that it is about, but those that only the processor can tell.
     Taken(Vec<String>),
     Ignored(Nothing),
 }
@@ -56,11 +56,7 @@ pub(crate) async fn webhook(edge: &Edge, request: Request<Incoming>, peer: IpAdd
     }
 }
 
-async fn accept(
-    edge: &Edge,
-    request: Request<Incoming>,
-    peer: IpAddr,
-) -> Result<Outcome, Refusal> {
+async fn accept(edge: &Edge, request: Request<Incoming>, peer: IpAddr) -> Result<Outcome, Refusal> {
     let (head, body) = request.into_parts();
     let id = head.uri.path().strip_prefix(PATH).unwrap_or_default();
     let known = match edge.resolver.webhook(id).await {
@@ -116,7 +112,7 @@ async fn take(
         let outcome = intake::take(edge, author, report, None).await;
         intake::count(Source::Webhook, &outcome);
         match outcome {
-            Ok(conversion) => conversions.push(conversion),
+            Ok(conversion) => conversions.extend(Some(conversion).filter(|id| !id.is_empty())),
             Err(refusal) => refused = refused.or(Some(refusal)),
         }
     }

@@ -274,14 +274,15 @@ pub(super) async fn origins(
     .bind(of.iter().map(|o| o.at).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    let origin = |(id, converted_at, model, path): (Uuid, DateTime<Utc>, Option<String>, Json<Value>)| {
-        let origin = Origin {
-            converted_at,
-            model,
-            steps: steps(&path.0),
+    let origin =
+        |(id, converted_at, model, path): (Uuid, DateTime<Utc>, Option<String>, Json<Value>)| {
+            let origin = Origin {
+                converted_at,
+                model,
+                steps: steps(&path.0),
+            };
+            (id, origin)
         };
-        (id, origin)
-    };
     known.origins = rows.into_iter().map(origin).collect();
     Ok(())
 }

@@ -145,8 +145,8 @@ fn without_repetitions<'r>(reports: &[&'r Report]) -> Vec<&'r Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use crate::reports::Source;
+    use proptest::prelude::*;
     use tributary_shared::ids::TenantId;
     use tributary_shared::money::Money;
 

@@ -84,14 +84,30 @@ async fn a_subscription_pays_recurring_commissions_less_what_was_given_back() {
     let events = [
         by_postback,
         told(21, "refund.created", &refund("re_2", "pi_2", 500)),
-        told(20, "invoice.paid", &invoice("in_3", "subscription_cycle", 2000)),
+        told(
+            20,
+            "invoice.paid",
+            &invoice("in_3", "subscription_cycle", 2000),
+        ),
         told(5, "refund.created", &refund("re_1", "pi_1", 1250)),
-        told(10, "invoice.paid", &invoice("in_2", "subscription_cycle", 2000)),
+        told(
+            10,
+            "invoice.paid",
+            &invoice("in_2", "subscription_cycle", 2000),
+        ),
         told(0, "invoice_payment.paid", &paid("in_1", "pi_1")),
         told(0, "checkout.session.completed", &session),
-        told(0, "invoice.paid", &invoice("in_1", "subscription_create", 4990)),
+        told(
+            0,
+            "invoice.paid",
+            &invoice("in_1", "subscription_create", 4990),
+        ),
         told(10, "invoice_payment.paid", &paid("in_2", "pi_2")),
-        told(0, "charge.dispute.created", &refund("dp_9", "pi_of_nobody", 100)),
+        told(
+            0,
+            "charge.dispute.created",
+            &refund("dp_9", "pi_of_nobody", 100),
+        ),
     ];
     for event in events.iter().chain(&events) {
         world.publish_conversion(event).await;
@@ -109,12 +125,20 @@ async fn a_subscription_pays_recurring_commissions_less_what_was_given_back() {
     wait_until(async || commissions(&world).await == expected).await;
 
     // A refund that failed gives nothing back.
-    let failed = told(22, "refund.failed", &json!({"id": "re_2", "amount": 500, "currency": "usd", "status": "failed",
-        "payment_intent": "pi_2"}));
+    let failed = told(
+        22,
+        "refund.failed",
+        &json!({"id": "re_2", "amount": 500, "currency": "usd", "status": "failed",
+        "payment_intent": "pi_2"}),
+    );
     world.publish_conversion(&failed).await;
     wait_until(async || commissions(&world).await[1].3 == dec!(4.00)).await;
     let waiting = "SELECT count(*) FROM waiting_reports";
-    assert_eq!(world.count(waiting).await, 1, "the dispute of nobody's payment");
+    assert_eq!(
+        world.count(waiting).await,
+        1,
+        "the dispute of nobody's payment"
+    );
     assert_eq!(world.count("SELECT count(*) FROM conversions").await, 4);
     the_ledger_is_in_order(&world).await;
     processor.stop().await;

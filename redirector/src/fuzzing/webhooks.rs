@@ -36,12 +36,17 @@ fn signature(kind: Kind, header: &[u8], body: &[u8]) {
     let secrets = [SECRET.to_vec()];
     if check_signature(kind, Some(header), &secrets, body, now).is_ok() {
         let header = String::from_utf8_lossy(header);
-        let time = header.split(',').find_map(|part| part.trim().strip_prefix("t="));
+        let time = header
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix("t="));
         let time = time.and_then(|time| time.parse().ok());
         let at = DateTime::from_timestamp(time.unwrap_or(NOW), 0).unwrap_or_default();
         let right = sign(kind, SECRET, body, at);
         let tag = right.rsplit_once("v1=").map_or(&*right, |(_, tag)| tag);
-        assert!(header.to_lowercase().contains(&tag.to_lowercase()), "{header}");
+        assert!(
+            header.to_lowercase().contains(&tag.to_lowercase()),
+            "{header}"
+        );
     }
     let right = sign(kind, SECRET, body, now);
     let check = |secrets: &[Vec<u8>], body: &[u8]| {
