@@ -7,6 +7,7 @@ use rust_decimal::{Decimal, dec};
 use tributary_shared::fraud;
 use tributary_shared::links::{MAX_CODE_CHARS, is_code, is_host};
 use tributary_shared::money::Currency;
+use tributary_shared::reports::webhooks::Kind;
 use tributary_shared::template::{MAX_DESTINATION_BYTES, Template};
 use url::Url;
 
@@ -14,6 +15,8 @@ use crate::error::{FieldError, Problem};
 
 /// Longest name of anything, in characters.
 pub(crate) const MAX_NAME_CHARS: usize = 200;
+/// Characters of a webhook's signing secret.
+const SIGNING_SECRET_CHARS: std::ops::RangeInclusive<usize> = 16..=255;
 /// Longest slug, in characters.
 pub(crate) const MAX_SLUG_CHARS: usize = 63;
 /// Longest e-mail address, in characters (RFC 5321).
@@ -55,6 +58,18 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    /// What a shop or payment system signs with, as it shows it.
+    pub(crate) fn signing_secret(&mut self, field: &str, kind: Kind, value: &str) {
+        let plain = value.bytes().all(|b| b.is_ascii_graphic());
+        if !plain || !SIGNING_SECRET_CHARS.contains(&value.len()) {
+            let (shortest, longest) = SIGNING_SECRET_CHARS.into_inner();
+            let message = format!("must be {shortest} to {longest} characters without spaces");
+            self.wrong(field, message);
+        } else if kind == Kind::Stripe && !value.starts_with("whsec_") {
+            self.wrong(field, "must be the signing secret of Stripe's endpoint, which begins with whsec_");
+        }
+    }
+
     /// Notes that `field` can't be taken as it is.
     pub(crate) fn wrong(&mut self, field: &str, message: impl Into<String>) {
         self.errors.push(FieldError {

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
-use crate::reports::{self, BadConversion, Report};
+use crate::order_names;
+use crate::reports::{BadConversion, Report};
 use crate::retry::{Stopped, until_done};
 use crate::settle::Settler;
 use crate::settle::due::is_permanent;
@@ -58,7 +59,7 @@ impl Conversions {
 
     async fn record(&self) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
-        let changed = reports::insert(&mut transaction, &self.held).await?;
+        let changed = order_names::insert(&mut transaction, &self.held).await?;
         let repeated = self.held.len().saturating_sub(changed.len());
         let changed: Vec<Uuid> = BTreeSet::from_iter(changed).into_iter().collect();
         let settled = match self.settler.settle(&mut transaction, &changed, None).await {
@@ -80,7 +81,7 @@ impl Conversions {
     /// Keeps what was reported, for `due` to settle.
     async fn keep(&self) -> Result<(), sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
-        let changed = reports::insert(&mut transaction, &self.held).await?;
+        let changed = order_names::insert(&mut transaction, &self.held).await?;
         sqlx::query("UPDATE conversions SET settle_at = $2 WHERE id = ANY($1)")
             .bind(&changed)
             .bind(self.settler.clock.now())

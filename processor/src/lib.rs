@@ -30,6 +30,7 @@ mod lag;
 mod ledger;
 pub mod ledger_command;
 mod ledger_facts;
+mod order_names;
 mod outbox;
 mod payouts;
 mod postbacks;

@@ -123,6 +123,7 @@ fn read(payload: &[u8]) -> Result<PostbackRow, BadPostback> {
     let verdict = match logged.verdict() {
         Verdict::Taken => "taken",
         Verdict::Refused => "refused",
+        Verdict::Ignored => "ignored",
     };
     Ok(PostbackRow {
         id: logged.id.parse().map_err(|_| field("id"))?,

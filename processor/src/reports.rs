@@ -24,6 +24,8 @@ use uuid::Uuid;
 const MAX_CLICK_ID_BYTES: usize = 256;
 /// Longest of the other texts.
 const MAX_TEXT_BYTES: usize = 512;
+/// Most names of an order in one report.
+const MAX_NAMES: usize = 16;
 /// Most lines of an order.
 const MAX_ITEMS: usize = 100;
 
@@ -46,6 +48,7 @@ pub(crate) enum Source {
     Postback,
     Pixel,
     Event,
+    Webhook,
 }
 
 /// How an order stands.
@@ -96,6 +99,12 @@ pub(crate) struct Report {
     pub(crate) address: Option<IpAddr>,
     pub(crate) user_agent: Option<String>,
     pub(crate) email_domain: Option<String>,
+    /// Other names by which the order is known; not read again once they are learned (order_names.rs).
+    pub(crate) names: Vec<String>,
+    /// A name of the order that this one renews.
+    pub(crate) renews: Option<String>,
+    /// As it came, where it has to wait for its order.
+    pub(crate) message: Vec<u8>,
 }
 
 impl Source {
@@ -104,11 +113,17 @@ impl Source {
             Self::Postback => "postback",
             Self::Pixel => "pixel",
             Self::Event => "event",
+            Self::Webhook => "webhook",
         }
     }
 
+    /// Whether the merchant's own server said so, or a system that signs in its name.
+    pub(crate) fn is_merchant(self) -> bool {
+        matches!(self, Self::Postback | Self::Webhook)
+    }
+
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        [Self::Postback, Self::Pixel, Self::Event]
+        [Self::Postback, Self::Pixel, Self::Event, Self::Webhook]
             .into_iter()
             .find(|source| source.as_str() == name)
     }
@@ -149,14 +164,22 @@ impl Report {
             event_time(event.accepted_at_us).ok_or(BadConversion::Field("accepted_at_us"))?;
         let tenant_id =
             TenantId::from_wire(event.tenant_id).ok_or(BadConversion::Field("tenant_id"))?;
-        if !is_order_id(&event.order_id) {
+        if event.names.len() > MAX_NAMES || !event.names.iter().all(|name| is_order_id(name)) {
+            return Err(BadConversion::Field("names"));
+        }
+        let by_names = event.order_id.is_empty() && !event.names.is_empty();
+        if !by_names && !is_order_id(&event.order_id) {
             return Err(BadConversion::Field("order_id"));
         }
-        if !is_event(&event.event) {
+        if !by_names && !is_event(&event.event) {
             return Err(BadConversion::Field("event"));
         }
-        // Computed, not taken: what makes an order unique is not the message's to say.
-        let conversion_id = conversion_id(tenant_id, &event.order_id, &event.event);
+        // Computed, not taken: what makes an order unique is not the message's to say. Of one that is told by names it
+        // only names the report: no order id holds a line break.
+        let conversion_id = match by_names {
+            false => conversion_id(tenant_id, &event.order_id, &event.event),
+            true => conversion_id(tenant_id, &format!("\n{}", event.names.join("\n")), ""),
+        };
         event.conversion_id.clear();
         let id = Uuid::new_v5(&conversion_id, &event.encode_to_vec());
         event.accepted_at_us = 0;
@@ -171,13 +194,14 @@ impl Report {
             OrderStatus::Refunded => Some(Status::Refunded),
         };
         let money = match (event.amount.as_str(), event.currency.as_str()) {
-            ("", _) if status.is_some() => None,
+            ("", _) if status.is_some() || by_names => None,
             (amount, currency) => Some(Money::parse(amount, currency)?),
         };
         let source = match event.source() {
             WireSource::Postback => Source::Postback,
             WireSource::Pixel => Source::Pixel,
             WireSource::Event => Source::Event,
+            WireSource::Webhook => Source::Webhook,
         };
         Ok(Self {
             id,
@@ -203,9 +227,33 @@ impl Report {
             },
             user_agent: text("user_agent", event.user_agent, MAX_TEXT_BYTES)?,
             email_domain: text("email_domain", event.email_domain, MAX_TEXT_BYTES)?,
+            names: event.names,
+            renews: text("renews", event.renews, MAX_TEXT_BYTES)?,
+            message: if by_names {
+                payload.to_vec()
+            } else {
+                Vec::new()
+            },
             order_id: event.order_id,
             event: event.event,
         })
+    }
+
+    /// Whether it says itself which order it is of.
+    pub(crate) fn names_its_order(&self) -> bool {
+        !self.order_id.is_empty()
+    }
+
+    /// Whether it says nothing but that its names are of one order.
+    pub(crate) fn says_names_only(&self) -> bool {
+        !self.message.is_empty() && self.status.is_none()
+    }
+
+    /// It is of this conversion, which is there already.
+    pub(crate) fn is_of(&mut self, conversion: Uuid) {
+        self.conversion_id = conversion;
+        self.order_id.clear();
+        self.event.clear();
     }
 }
 
@@ -264,7 +312,7 @@ pub(crate) async fn insert(
     let by_id: BTreeMap<Uuid, &Report> = reports.iter().map(|report| (report.id, report)).collect();
     // In the order of ids, so that two processors never wait for each other.
     let mut conversions: BTreeMap<Uuid, &Report> = BTreeMap::new();
-    for report in by_id.values() {
+    for report in by_id.values().filter(|report| report.names_its_order()) {
         let first = conversions.entry(report.conversion_id).or_insert(report);
         if report.reported_at < first.reported_at {
             *first = report;
@@ -289,16 +337,16 @@ pub(crate) async fn insert(
     let reports: Vec<&Report> = by_id.into_values().collect();
     sqlx::query_scalar(
         "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
-             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain)
+             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, renews)
          SELECT id, words, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
              CASE WHEN kept THEN r.customer_id END, new_customer, items, CASE WHEN kept THEN r.visitor_id END,
              CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN user_agent END,
-             CASE WHEN kept THEN email_domain END
+             CASE WHEN kept THEN email_domain END, renews
          FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::numeric[],
               $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::jsonb[], $15::bytea[], $16::bytea[],
-              $17::text[], $18::text[], $19::text[], $20::uuid[])
+              $17::text[], $18::text[], $19::text[], $20::uuid[], $21::text[])
               AS r (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
-                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words),
+                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words, renews),
               LATERAL (SELECT NOT EXISTS (SELECT 1 FROM erasures e WHERE e.tenant_id = r.tenant_id AND (e.customer_id = r.customer_id
                        OR e.visitor_id = encode(substring(r.visitor_id FROM 9), 'hex')))) AS erased (kept)
          ON CONFLICT (id) DO NOTHING
@@ -324,6 +372,7 @@ pub(crate) async fn insert(
     .bind(column(&reports, |r| r.user_agent.clone()))
     .bind(column(&reports, |r| r.email_domain.clone()))
     .bind(column(&reports, |r| r.words))
+    .bind(column(&reports, |r| r.renews.clone()))
     .fetch_all(connection)
     .await
 }
@@ -357,6 +406,7 @@ pub(crate) struct ReportRow {
     address: Option<String>,
     user_agent: Option<String>,
     email_domain: Option<String>,
+    renews: Option<String>,
 }
 
 impl From<ReportRow> for Report {
@@ -385,6 +435,9 @@ impl From<ReportRow> for Report {
             address: row.address.and_then(|address| address.parse().ok()),
             user_agent: row.user_agent,
             email_domain: row.email_domain,
+            names: Vec::new(),
+            renews: row.renews,
+            message: Vec::new(),
         }
     }
 }
@@ -397,7 +450,7 @@ pub(crate) async fn of(
     let rows: Vec<ReportRow> = sqlx::query_as(
         "SELECT r.id, r.words, r.tenant_id, r.conversion_id, c.order_id, c.event, r.reported_at, r.source, r.status, r.report_id,
                 r.amount, r.currency, r.click_id, r.coupon, r.customer_id, r.new_customer, r.items, r.visitor_id,
-                r.fingerprint, host(r.address) AS address, r.user_agent, r.email_domain
+                r.fingerprint, host(r.address) AS address, r.user_agent, r.email_domain, r.renews
          FROM conversion_reports r JOIN conversions c ON c.id = r.conversion_id WHERE r.conversion_id = ANY($1)",
     )
     .bind(conversions)

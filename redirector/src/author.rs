@@ -18,7 +18,7 @@ use crate::shopper::{Shopper, put_text};
 /// The author of a report.
 pub(crate) struct Author<'r> {
     pub(crate) tenant: TenantId,
-    /// The token or key that says so.
+    /// The token, key or source that says so.
     pub(crate) credential: &'r str,
     pub(crate) source: Source,
     pub(crate) headers: &'r HeaderMap,
@@ -27,10 +27,15 @@ pub(crate) struct Author<'r> {
 }
 
 impl Author<'_> {
+    /// Whether the shopper's own browser reports, not a server of the merchant's.
+    fn is_browser(&self) -> bool {
+        matches!(self.source, Source::Pixel | Source::Event)
+    }
+
     /// Adds the shopper's browser to what he reports, unless he wants no tracking. A merchant's server is
     /// no shopper.
     pub(crate) fn sign(&self, edge: &Edge, conversion: &mut Conversion) {
-        if self.source == Source::Postback {
+        if !self.is_browser() {
             return;
         }
         let shopper = read(self.headers, &edge.proxies);
@@ -47,7 +52,7 @@ impl Author<'_> {
     pub(crate) fn for_log(&self, edge: &Edge) -> (Vec<u8>, String) {
         let shopper = read(self.headers, &edge.proxies);
         let mut user_agent = String::new();
-        if self.source == Source::Postback {
+        if !self.is_browser() {
             put_text(shopper.user_agent, MAX_USER_AGENT_BYTES, &mut user_agent);
             let address = edge.proxies.client_address(self.peer, &shopper.forwarding);
             return (address_bytes(address), user_agent);

@@ -9,8 +9,8 @@ use hyper::StatusCode;
 use prost::Message as _;
 use tributary_shared::events::Conversion;
 use tributary_shared::reports;
+use tributary_shared::reports::webhooks::BadSignature;
 
-use crate::intake::{BODY_TIMEOUT, MAX_BODY_BYTES};
 use crate::journal::Lane;
 
 /// How long the disk or Kafka may take to make it safe.
@@ -27,16 +27,20 @@ pub(crate) enum Refusal {
     KeyMissing,
     #[error("this publishable key is unknown or was revoked")]
     KeyUnknown,
+    #[error("there is no webhook source of this address, or it was deleted")]
+    SourceUnknown,
+    #[error(transparent)]
+    Signature(#[from] BadSignature),
     #[error("{0} is not among the origins of this publishable key")]
     OriginUnknown(String),
     #[error("too many reports by this publishable key; send it again in {} s", .0.as_secs())]
     TooMany(Duration),
     #[error("the body must be {0}")]
     BodyType(&'static str),
-    #[error("the body must be at most {MAX_BODY_BYTES} bytes")]
-    BodyTooLarge,
-    #[error("the body did not arrive whole within {} s", BODY_TIMEOUT.as_secs())]
-    BodyIncomplete,
+    #[error("the body must be at most {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("the body did not arrive whole within {} s", .0.as_secs())]
+    BodyIncomplete(Duration),
     #[error(transparent)]
     Report(#[from] reports::Refusal),
     #[error("the conversion could not be stored; send it again, it will be counted once")]
@@ -51,11 +55,13 @@ impl Refusal {
             Self::TokenUnknown => "token_unknown",
             Self::KeyMissing => "key_missing",
             Self::KeyUnknown => "key_unknown",
+            Self::SourceUnknown => "source_unknown",
+            Self::Signature(bad) => bad.code(),
             Self::OriginUnknown(_) => "origin_unknown",
             Self::TooMany(_) => "too_many",
             Self::BodyType(_) => "body_type",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyIncomplete => "body_incomplete",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::BodyIncomplete(_) => "body_incomplete",
             Self::Report(refusal) => refusal.code(),
             Self::NotStored => "not_stored",
         }
@@ -63,14 +69,17 @@ impl Refusal {
 
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::TokenMissing | Self::TokenUnknown | Self::KeyMissing | Self::KeyUnknown => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::TokenMissing
+            | Self::TokenUnknown
+            | Self::KeyMissing
+            | Self::KeyUnknown
+            | Self::Signature(_) => StatusCode::UNAUTHORIZED,
+            Self::SourceUnknown => StatusCode::NOT_FOUND,
             Self::OriginUnknown(_) => StatusCode::FORBIDDEN,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyIncomplete => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyIncomplete(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Report(_) => StatusCode::BAD_REQUEST,
             Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -6,6 +6,8 @@
 
 #![expect(clippy::expect_used, reason = "a failure is what is looked for")]
 
+mod webhooks;
+
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::ready;
@@ -49,6 +51,8 @@ use crate::redirect::is_link;
 use crate::route::Choice;
 use crate::server::{MAX_HEADER_BYTES, MAX_HEADERS};
 use crate::shopper::Shopper;
+
+pub use webhooks::webhooks;
 
 /// Bytes of a connection, or what stands behind `/r/` in a request.
 pub fn path_and_query(input: &[u8]) {
@@ -566,6 +570,7 @@ mod tests {
             ("forwarding_headers", forwarding_headers),
             ("templates", templates),
             ("journal_records", journal_records),
+            ("webhooks", webhooks),
         ];
         for (name, target) in targets {
             let folder = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));

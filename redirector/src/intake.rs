@@ -19,14 +19,15 @@ use tributary_shared::reports::Report;
 
 use crate::author::Author;
 use crate::conversion::Refusal;
+use crate::postback_log::Became;
 use crate::resolve::Resolution;
 use crate::server::Answer;
 use crate::{Edge, cookies, pages};
 
-/// Longest body.
-pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024;
-/// How long a body may take to arrive.
-pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest body of a postback or event.
+const MAX_BODY_BYTES: usize = 16 * 1024;
+/// How long it may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a report that could not be stored is worth sending again.
 const RETRY_NOT_STORED: Duration = Duration::from_secs(5);
 
@@ -47,22 +48,34 @@ pub(crate) async fn body(
     types: &[&str],
     wanted: &'static str,
 ) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(body, MAX_BODY_BYTES).collect();
-    let body = tokio::time::timeout(BODY_TIMEOUT, collected)
-        .await
-        .map_err(|_| Refusal::BodyIncomplete)?
-        .map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Refusal::BodyTooLarge
-            } else {
-                Refusal::BodyIncomplete
-            }
-        })?
-        .to_bytes();
+    let body = collect(body, MAX_BODY_BYTES, BODY_TIMEOUT).await?;
     if body.has_remaining() && !is_of_type(headers, types) {
         return Err(Refusal::BodyType(wanted));
     }
     Ok(body)
+}
+
+/// A body within bounds, of whatever type.
+///
+/// # Errors
+/// When it is too large or too slow.
+pub(crate) async fn collect(
+    body: Incoming,
+    max_bytes: usize,
+    timeout: Duration,
+) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, max_bytes).collect();
+    let body = tokio::time::timeout(timeout, collected)
+        .await
+        .map_err(|_| Refusal::BodyIncomplete(timeout))?
+        .map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                Refusal::BodyTooLarge(max_bytes)
+            } else {
+                Refusal::BodyIncomplete(timeout)
+            }
+        })?;
+    Ok(body.to_bytes())
 }
 
 fn is_of_type(headers: &HeaderMap, types: &[&str]) -> bool {
@@ -123,29 +136,35 @@ pub(crate) async fn take(
         None => store(edge, author, report).await,
         Some(problem) => Err(problem),
     };
-    edge.log.write(edge, author, report, &outcome);
+    edge.log.write(edge, author, report, Became::of(&outcome));
     outcome
 }
 
 async fn store(edge: &Edge, author: &Author<'_>, report: &Report<'_>) -> Result<String, Refusal> {
+    let (tenant, source) = (author.tenant, author.source);
     // A publishable key is public: anybody can report by it.
-    if author.source != Source::Postback {
+    if matches!(source, Source::Pixel | Source::Event) {
         let limit = edge.report_limits.take(author.credential);
         limit.map_err(Refusal::TooMany)?;
     }
     let now = edge.clock.now();
-    let mut conversion = report.check(&edge.keys, author.tenant, author.source, now)?;
+    let mut conversion = match source {
+        // A shop system can't mend a click id. The processor says of a forged one that it is.
+        Source::Webhook => report.check_with(|_| Ok(()), tenant, source, now)?,
+        _ => report.check(&edge.keys, tenant, source, now)?,
+    };
     author.sign(edge, &mut conversion);
     edge.conversions.publish(&conversion).await?;
     Ok(conversion.conversion_id)
 }
 
 /// Counts what became of a report.
-pub(crate) fn count(source: Source, outcome: &Result<String, Refusal>) {
+pub(crate) fn count<T>(source: Source, outcome: &Result<T, Refusal>) {
     let source = match source {
         Source::Postback => "postback",
         Source::Pixel => "pixel",
         Source::Event => "event",
+        Source::Webhook => "webhook",
     };
     let outcome = match outcome {
         Ok(_) => "accepted",
@@ -186,6 +205,7 @@ pub(crate) fn explain(answer: &mut Answer, refusal: &Refusal) {
         Refusal::TooMany(wait) => {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
         }
+        Refusal::Signature(_) => {} // no credential would help
         _ if refusal.status() == StatusCode::UNAUTHORIZED => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -193,7 +213,7 @@ pub(crate) fn explain(answer: &mut Answer, refusal: &Refusal) {
     }
 }
 
-fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
+pub(crate) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
     pages::answer(status, "application/json", Bytes::from(format!("{body}\n")))
 }
 

@@ -4,7 +4,7 @@
 //! `proxy_protocol`, `watch`); `lane` reads what nearly all requests are, and hyper the rest; `redirect`
 //! answers a shopper with the help of `resolve` (which link is this code?), `shopper` and `client` (who
 //! is asking?), `query` and `route` (where to? by `device` and `country`), `destination`, `cookies` and
-//! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `pixel` and `events` take a conversion by the rules of
+//! `fingerprint`; `record` writes the click into the `journal`, which gives it to Kafka; `found` is the 302; `postback`, `webhook`, `pixel` and `events` take a conversion by the rules of
 //! `conversion`, with the help of `intake`, `cors` and `limits`; `snippet` is the script that calls
 //! `events`; `pages` holds what a person may get to read. `fuzzing` is what must hold of any input; only
 //! fuzzers and tests have it.
@@ -44,6 +44,7 @@ mod shopper;
 mod snippet;
 mod tls;
 mod watch;
+mod webhook;
 
 use std::io;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use tributary_shared::bots::BotList;
 use tributary_shared::clock::Clock;
 use tributary_shared::geo::{GeoError, GeoFile};
+use tributary_shared::sealing::SealingKeys;
 use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
@@ -120,6 +122,7 @@ pub struct Listeners {
 struct Edge {
     clock: Clock,
     keys: KeyRing,
+    sealing: SealingKeys,
     resolver: Resolver,
     proxies: TrustedProxies,
     cookies: CookieWriter,
@@ -163,6 +166,7 @@ pub async fn run(
     let edge = Arc::new(Edge {
         clock,
         keys: config.click_token_keys.clone(),
+        sealing: config.sealing.sealing_keys.clone(),
         resolver: Resolver::start(&config)?,
         proxies: TrustedProxies::new(config.trusted_proxies.clone(), config.forwarding_header),
         cookies: CookieWriter::new(config.cookie_secure),

@@ -13,6 +13,7 @@ use tributary_shared::events::postback_logged::{Door, Verdict};
 use tributary_shared::events::{PostbackLogged, Source};
 use tributary_shared::ids::new_uuid_v7;
 use tributary_shared::names;
+use tributary_shared::reports::webhooks::Nothing;
 use tributary_shared::reports::{Parameter, Report, status, status_name};
 
 use crate::Edge;
@@ -22,10 +23,36 @@ use crate::conversion::Refusal;
 use crate::journal::Lane;
 use crate::limits::ReportLimits;
 
-/// Refused reports by one token or key that are logged, a second.
+/// Reports by one token, key or source that were not taken and are logged, a second.
 const MAX_REFUSED_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 /// Longest text of a parameter and of a message that is logged, in bytes; longer ones are cut.
 const MAX_TEXT_BYTES: usize = 512;
+
+/// What became of a report.
+#[derive(Clone, Copy)]
+pub(crate) enum Became<'o> {
+    /// The conversion's id; empty where only the processor can tell which one it is.
+    Taken(&'o str),
+    Refused(&'o Refusal),
+    Ignored(Nothing),
+}
+
+impl<'o> Became<'o> {
+    pub(crate) fn of(outcome: &'o Result<String, Refusal>) -> Self {
+        match outcome {
+            Ok(conversion_id) => Self::Taken(conversion_id),
+            Err(refusal) => Self::Refused(refusal),
+        }
+    }
+
+    fn why(self) -> (&'static str, String) {
+        match self {
+            Self::Taken(_) => ("", String::new()),
+            Self::Refused(refusal) => (refusal.code(), refusal.to_string()),
+            Self::Ignored(nothing) => (nothing.code(), nothing.to_string()),
+        }
+    }
+}
 
 /// Writes the log.
 pub(crate) struct PostbackLog {
@@ -47,16 +74,16 @@ impl PostbackLog {
         edge: &Edge,
         author: &Author<'_>,
         report: &Report<'_>,
-        outcome: &Result<String, Refusal>,
+        became: Became<'_>,
     ) {
-        if outcome.is_err() && self.refused.take(author.credential).is_err() {
+        if !matches!(became, Became::Taken(_)) && self.refused.take(author.credential).is_err() {
             return left_out("rate");
         }
         let (address, user_agent) = author.for_log(edge);
         let logged = PostbackLogged {
             address,
             user_agent,
-            ..logged(author, report, outcome, edge.clock.now())
+            ..logged(author, report, became, edge.clock.now())
         };
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
         let appended = lane.append(logged.encoded_len(), |mut out| logged.encode_raw(&mut out));
@@ -73,7 +100,7 @@ fn left_out(reason: &'static str) {
 fn logged(
     author: &Author<'_>,
     report: &Report<'_>,
-    outcome: &Result<String, Refusal>,
+    became: Became<'_>,
     now: DateTime<Utc>,
 ) -> PostbackLogged {
     let text = |text: &str| cut(text, MAX_TEXT_BYTES).to_owned();
@@ -82,24 +109,27 @@ fn logged(
         Source::Postback => Door::Postback,
         Source::Pixel => Door::Pixel,
         Source::Event => Door::Event,
+        Source::Webhook => Door::Webhook,
     };
-    let (verdict, refusal) = match outcome {
-        Ok(_) => (Verdict::Taken, None),
-        Err(refusal) => (Verdict::Refused, Some(refusal)),
+    let (verdict, conversion_id) = match became {
+        Became::Taken(id) => (Verdict::Taken, id),
+        Became::Refused(_) => (Verdict::Refused, ""),
+        Became::Ignored(_) => (Verdict::Ignored, ""),
     };
+    let (reason, message) = became.why();
     PostbackLogged {
         id: new_uuid_v7(now).to_string(),
         received_at_us: now.timestamp_micros(),
         tenant_id: author.tenant.to_wire(),
         door: door.into(),
         verdict: verdict.into(),
-        reason: refusal.map(Refusal::code).unwrap_or_default().to_owned(),
-        message: text(&refusal.map(Refusal::to_string).unwrap_or_default()),
-        conversion_id: outcome.as_ref().cloned().unwrap_or_default(),
+        reason: reason.to_owned(),
+        message: text(&message),
+        conversion_id: conversion_id.to_owned(),
         order_id: said(Parameter::OrderId),
-        event: match outcome {
-            Ok(_) => report.event().to_owned(),
-            Err(_) => said(Parameter::Event),
+        event: match conversion_id {
+            "" => said(Parameter::Event),
+            _ => report.event().to_owned(),
         },
         status: match report.get(Parameter::Status).and_then(status) {
             Some(status) => status_name(status).to_owned(),

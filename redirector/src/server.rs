@@ -41,7 +41,9 @@ use crate::redirect::{Ask, Reply, redirect};
 use crate::shopper::Shopper;
 use crate::tls::{Tls, speaks_http2};
 use crate::watch::{Finish, Watch, Watches, watched};
-use crate::{Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet};
+use crate::{
+    Edge, client, cors, events, http2, pages, pixel, postback, proxy_protocol, snippet, webhook,
+};
 
 /// Bytes of request line and headers; more is answered with 431.
 pub(crate) const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -383,6 +385,13 @@ async fn route(
                 _ => pages::method_not_allowed("GET, POST"),
             };
             ("postback", answer)
+        }
+        _ if path.starts_with(webhook::PATH) => {
+            let answer = match *method {
+                Method::POST => webhook::webhook(edge, request, client).await,
+                _ => pages::method_not_allowed("POST"),
+            };
+            ("webhook", answer)
         }
         "/pixel.gif" => {
             let answer = match *method {

@@ -8,6 +8,7 @@
 //! | `{prefix}postback:{hex sha-256 of token}` | tenant id in decimal |
 //! | `{prefix}domain:{host}` | [`Domain`], protobuf: whose host this is; lower case, punycode, no port |
 //! | `{prefix}publishable:{key}` | [`PublishableKey`], protobuf |
+//! | `{prefix}webhook:{public id}` | [`WebhookSource`], protobuf; its secrets sealed |
 //! | `{prefix}index:writer` | the claim of whoever wrote the index last; see [`is_complete`] |
 //!
 //! The index can be lost at any moment: `admin-api sync` writes it again from PostgreSQL. Beside it,
@@ -19,7 +20,9 @@
 
 use crate::ids::{LinkId, TenantId};
 
-pub use crate::events::{CapPeriod, Domain, Link, PublishableKey, Route, Schedule, Variant};
+pub use crate::events::{
+    CapPeriod, Domain, Link, PublishableKey, Route, Schedule, SealedSecret, Variant, WebhookSource,
+};
 
 /// Longest code, in characters.
 pub const MAX_CODE_CHARS: usize = 64;
@@ -59,6 +62,22 @@ pub const PUBLISHABLE_PREFIX: &str = "trk_pub_";
 pub fn is_publishable_key(key: &str) -> bool {
     key.strip_prefix(PUBLISHABLE_PREFIX)
         .is_some_and(|random| random.len() == 32 && is_code(random))
+}
+
+/// What the public id of a webhook's source begins with; 32 characters of base64url follow.
+pub const WEBHOOK_PREFIX: &str = "trw_";
+
+/// Whether `id` has the form of a webhook source's public id.
+#[must_use]
+pub fn is_webhook_id(id: &str) -> bool {
+    id.strip_prefix(WEBHOOK_PREFIX)
+        .is_some_and(|random| random.len() == 32 && is_code(random))
+}
+
+/// What the secrets of a webhook's source are sealed for.
+#[must_use]
+pub fn webhook_purpose(public_id: &str) -> String {
+    format!("webhook:{public_id}")
 }
 
 /// How a writer's claim begins until everything is written.
@@ -126,6 +145,12 @@ impl EdgeKeys {
     #[must_use]
     pub fn publishable(&self, key: &str) -> String {
         format!("{}publishable:{key}", self.prefix)
+    }
+
+    /// Whose webhooks come by this public id.
+    #[must_use]
+    pub fn webhook(&self, public_id: &str) -> String {
+        format!("{}webhook:{public_id}", self.prefix)
     }
 
     /// The counter of a link's click cap; `period` is `total` or a day as `yyyymmdd`.
@@ -203,6 +228,8 @@ mod tests {
         )));
         assert!(!is_publishable_key("trk_pub_short"));
         assert!(!is_publishable_key(&"x".repeat(40)));
+        assert!(is_webhook_id(&crate::secrets::new_token(WEBHOOK_PREFIX)));
+        assert!(!is_webhook_id("trw_short"));
     }
 
     #[test]

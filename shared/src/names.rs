@@ -1,6 +1,6 @@
 //! Every metric's name, in one place, with what it counts.
 
-/// Redirector: requests by `kind` (redirect, postback, pixel, events, snippet, other) and `status`.
+/// Redirector: requests by `kind` (redirect, postback, webhook, pixel, events, snippet, other) and `status`.
 pub const HTTP_REQUESTS: &str = "tributary_http_requests_total";
 /// Redirector: clicks that were written to the journal.
 pub const CLICKS_ACCEPTED: &str = "tributary_clicks_accepted_total";
@@ -16,8 +16,8 @@ pub const JOURNAL_MEMORY_SEGMENTS: &str = "tributary_journal_memory_segments_tot
 pub const JOURNAL_DISK_BYTES: &str = "tributary_journal_disk_bytes";
 /// Redirector: bytes in the journal that Kafka has not acknowledged.
 pub const JOURNAL_WAITING_BYTES: &str = "tributary_journal_waiting_bytes";
-/// Redirector: conversions reported, by `source` (postback, pixel, event) and `outcome` (accepted, or
-/// the error's code).
+/// Redirector: conversions reported, by `source` (postback, pixel, event, webhook) and `outcome` (accepted, or
+/// why not, as a code).
 pub const CONVERSIONS_REPORTED: &str = "tributary_conversions_reported_total";
 /// Redirector: reports of orders that are missing in the tenant's log, by `reason` (rate: more than are logged
 /// a second were refused; journal: no room for it in the journal). The conversions are safe all the same.

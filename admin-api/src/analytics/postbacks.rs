@@ -32,7 +32,7 @@ const TEXT: &str = " AND positionCaseInsensitiveUTF8(
 
 /// The doors, and what may become of a report, as the table has them.
 const DOORS: [&str; 4] = ["postback", "pixel", "event", "webhook"];
-const VERDICTS: [&str; 2] = ["taken", "refused"];
+const VERDICTS: [&str; 3] = ["taken", "refused", "ignored"];
 /// Longest value of a filter, in bytes.
 const MAX_FILTER_BYTES: usize = 512;
 
@@ -43,14 +43,14 @@ pub(crate) struct LoggedPostback {
     pub received_at: DateTime<Utc>,
     /// By which way it came: `postback`, `pixel`, `event` or `webhook`.
     pub door: String,
-    /// `taken` or `refused`.
+    /// `taken`, `refused`, or `ignored`: a webhook that says nothing of an order.
     pub verdict: String,
-    /// Why it was refused, as the `error` of the answer; empty: it was taken.
+    /// Why it was not taken, as the `error` or `reason` of the answer; empty: it was taken.
     #[schema(examples("order_id_invalid"))]
     pub reason: String,
     /// The same in words.
     pub message: String,
-    /// The conversion that it was about; null: it was refused.
+    /// The conversion that it was about; null: it was not taken, or it names its order by a payment of it.
     pub conversion_id: Option<Uuid>,
     pub order_id: String,
     pub event: String,

@@ -1,5 +1,5 @@
-//! The edge index: what Redis holds of PostgreSQL's links, domains, postback tokens and publishable
-//! keys.
+//! The edge index: what Redis holds of PostgreSQL's links, domains, postback tokens, publishable
+//! keys and sources of webhooks.
 //!
 //! One [`Writer`] at a time changes the index, and a slower one can never bring back what a later
 //! one changed. Three things together see to that:
@@ -305,6 +305,7 @@ impl Writer<'_> {
             let mut changes = rows::links(postgres, keys, &ids("link")).await?;
             changes.extend(rows::tokens(postgres, keys, &ids("postback_token")).await?);
             changes.extend(rows::publishable(postgres, keys, &ids("publishable_key")).await?);
+            changes.extend(rows::sources(postgres, keys, &ids("source")).await?);
             changes.extend(rows::domains(postgres, keys, &hosts).await?);
             self.write(&changes).await?;
             let done: Vec<i64> = rows.iter().map(|row| row.id).collect();
@@ -417,6 +418,14 @@ pub async fn publishable_key_changed(
     id: i64,
 ) -> Result<(), sqlx::Error> {
     note(transaction, "publishable_key", id).await
+}
+
+/// Notes, in the transaction that changes it, that a source of webhooks must be written again.
+///
+/// # Errors
+/// When PostgreSQL is away or refuses.
+pub async fn source_changed(transaction: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    note(transaction, "source", id).await
 }
 
 /// Notes, in the transaction that adds or deletes it, that a host must be written again.

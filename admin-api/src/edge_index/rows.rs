@@ -5,7 +5,10 @@ use sqlx::PgConnection;
 use sqlx::types::JsonValue;
 use sqlx::types::chrono::{DateTime, Utc};
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
-use tributary_shared::links::{CapPeriod, Domain, EdgeKeys, Link, PublishableKey};
+use tributary_shared::links::{
+    CapPeriod, Domain, EdgeKeys, Link, PublishableKey, SealedSecret, WebhookSource,
+};
+use tributary_shared::reports::webhooks::Kind;
 
 use super::Change;
 use crate::routing::{Routing, seconds};
@@ -293,6 +296,86 @@ pub(super) async fn publishable_page(
     .bind(limit)
     .fetch_all(postgres)
     .await?;
+    Ok(rows.last().map(|last| Page {
+        last: last.id,
+        changes: rows.iter().map(|row| row.change(keys)).collect(),
+    }))
+}
+
+/// Selects [`SourceRow`]s; what of them stands behind it.
+macro_rules! select_sources {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, tenant_id, kind, public_id, secret, old_secret, old_secret_ends_at, revoked_at IS NULL AS active
+             FROM sources WHERE ",
+            $which
+        )
+    };
+}
+
+#[derive(sqlx::FromRow)]
+struct SourceRow {
+    id: i64,
+    tenant_id: TenantId,
+    kind: String,
+    public_id: String,
+    secret: Vec<u8>,
+    old_secret: Option<Vec<u8>>,
+    old_secret_ends_at: Option<DateTime<Utc>>,
+    active: bool,
+}
+
+impl SourceRow {
+    fn change(&self, keys: &EdgeKeys) -> Change {
+        let key = keys.webhook(&self.public_id);
+        let Some(kind) = Kind::named(&self.kind).filter(|_| self.active) else {
+            return Change::remove(key);
+        };
+        let secret = SealedSecret {
+            sealed: self.secret.clone(),
+            ends_at_s: 0,
+        };
+        let old = self.old_secret.clone().map(|sealed| SealedSecret {
+            sealed,
+            ends_at_s: seconds(self.old_secret_ends_at),
+        });
+        let value = WebhookSource {
+            tenant_id: self.tenant_id.to_wire(),
+            kind: kind.to_wire().into(),
+            secrets: [secret].into_iter().chain(old).collect(),
+        };
+        Change::put(key, value.encode_to_vec())
+    }
+}
+
+/// What the index should hold of these sources.
+pub(super) async fn sources(
+    postgres: &mut PgConnection,
+    keys: &EdgeKeys,
+    ids: &[i64],
+) -> Result<Vec<Change>, sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<SourceRow> = sqlx::query_as(select_sources!("id = ANY($1)"))
+        .bind(ids)
+        .fetch_all(postgres)
+        .await?;
+    Ok(rows.iter().map(|row| row.change(keys)).collect())
+}
+
+/// The next sources after an id; none behind the last.
+pub(super) async fn source_page(
+    postgres: &mut PgConnection,
+    keys: &EdgeKeys,
+    after: i64,
+    limit: i64,
+) -> Result<Option<Page>, sqlx::Error> {
+    let rows: Vec<SourceRow> = sqlx::query_as(select_sources!("id > $1 ORDER BY id LIMIT $2"))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(postgres)
+        .await?;
     Ok(rows.last().map(|last| Page {
         last: last.id,
         changes: rows.iter().map(|row| row.change(keys)).collect(),

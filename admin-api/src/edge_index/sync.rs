@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use tributary_shared::ids::TenantId;
-use tributary_shared::links::{is_code, is_host, is_publishable_key};
+use tributary_shared::links::{is_code, is_host, is_publishable_key, is_webhook_id};
 use tributary_shared::names;
 
 use super::rows::{self, Capped, PartOf};
@@ -23,6 +23,7 @@ pub struct SyncReport {
     pub links: u64,
     pub tokens: u64,
     pub publishable_keys: u64,
+    pub sources: u64,
     pub domains: u64,
     /// Keys that were missing or different, and keys that should not have been there.
     pub written: u64,
@@ -36,11 +37,12 @@ impl fmt::Display for SyncReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "edge index: {} links, {} postback tokens, {} publishable keys and {} domains; \
+            "edge index: {} links, {} postback tokens, {} publishable keys, {} sources and {} domains; \
              {} keys written, {} removed, ",
             self.links,
             self.tokens,
             self.publishable_keys,
+            self.sources,
             self.domains,
             self.written,
             self.removed
@@ -59,6 +61,7 @@ enum Named<'a> {
     Link(&'a str, &'a str),
     Postback(&'a str),
     Publishable(&'a str),
+    Webhook(&'a str),
     Domain(&'a str),
 }
 
@@ -72,6 +75,9 @@ fn named(key: &str) -> Option<Named<'_>> {
     }
     if let Some(key) = key.strip_prefix("publishable:") {
         return Some(Named::Publishable(key));
+    }
+    if let Some(id) = key.strip_prefix("webhook:") {
+        return Some(Named::Webhook(id));
     }
     if let Some(host) = key.strip_prefix("domain:") {
         return Some(Named::Domain(host));
@@ -116,7 +122,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Postback tokens, publishable keys and domains.
+    /// Postback tokens, publishable keys, sources and domains.
     async fn rebuild_keys(&mut self, report: &mut SyncReport) -> Result<(), EdgeError> {
         let mut after = 0;
         while let Some(page) = rows::token_page(self.postgres, self.keys, after, BATCH).await? {
@@ -131,6 +137,13 @@ impl Writer<'_> {
         {
             after = page.last;
             report.publishable_keys += page.held();
+            report.written += self.write(&page.changes).await?;
+            self.publish_singles().await?;
+        }
+        after = 0;
+        while let Some(page) = rows::source_page(self.postgres, self.keys, after, BATCH).await? {
+            after = page.last;
+            report.sources += page.held();
             report.written += self.write(&page.changes).await?;
             self.publish_singles().await?;
         }
@@ -199,6 +212,13 @@ impl Writer<'_> {
                 _ => None,
             })
             .collect();
+        let webhooks: Vec<&str> = found
+            .iter()
+            .filter_map(|(_, named)| match named {
+                Named::Webhook(id) if is_webhook_id(id) => Some(*id),
+                _ => None,
+            })
+            .collect();
         let hosts: Vec<&str> = found
             .iter()
             .filter_map(|(_, named)| match named {
@@ -231,6 +251,14 @@ impl Writer<'_> {
         .await?
         .into_iter()
         .collect();
+        let webhooks: HashSet<String> = sqlx::query_scalar(
+            "SELECT public_id FROM sources WHERE public_id = ANY($1) AND revoked_at IS NULL",
+        )
+        .bind(&webhooks)
+        .fetch_all(&mut *self.postgres)
+        .await?
+        .into_iter()
+        .collect();
         let hosts: HashSet<String> =
             sqlx::query_scalar("SELECT host FROM domains WHERE host = ANY($1)")
                 .bind(&hosts)
@@ -243,6 +271,7 @@ impl Writer<'_> {
             Named::Link(tenant, code) => owners.get(*code).is_none_or(|o| o.to_string() != *tenant),
             Named::Postback(hash) => !tokens.contains(*hash),
             Named::Publishable(key) => !keys.contains(*key),
+            Named::Webhook(id) => !webhooks.contains(*id),
             Named::Domain(host) => !hosts.contains(*host),
         });
         Ok(strangers

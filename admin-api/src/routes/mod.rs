@@ -31,6 +31,7 @@ pub(crate) mod rules;
 pub(crate) mod sessions;
 pub(crate) mod statements;
 pub(crate) mod tax_totals;
+pub(crate) mod sources;
 pub(crate) mod tenants;
 pub(crate) mod users;
 
@@ -145,6 +146,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(domains::delete))
         .routes(routes!(publishable_keys::create, publishable_keys::list))
         .routes(routes!(publishable_keys::change, publishable_keys::revoke))
+        .routes(routes!(sources::create, sources::list))
+        .routes(routes!(sources::change, sources::revoke))
         .routes(routes!(erasures::create, erasures::list))
         .routes(routes!(conversions::list))
         .routes(routes!(conversions::decide_many))

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use tributary_shared::click_token::{self, TokenError};
 use tributary_shared::events::{Conversion, Source};
 use tributary_shared::ids::TenantId;
+use tributary_shared::reports::webhooks::{self, Kind, Said};
 use tributary_shared::reports::{Parameter, Refusal, Report, status_name};
 use utoipa::{IntoParams, ToSchema};
 
-use super::TenantHeader;
+use super::{TenantHeader, sources};
 use super::analytics::period;
 use crate::analytics::postbacks::{LoggedPostback, Which};
 use crate::auth::{Asking, Scoped};
@@ -28,9 +29,9 @@ pub(crate) struct PostbacksQuery {
     from: Option<String>,
     /// A date (to the end of that day) or an RFC 3339 time; the end of today by default.
     to: Option<String>,
-    /// `taken` or `refused`.
+    /// `taken`, `refused` or `ignored`.
     verdict: Option<String>,
-    /// Only those refused for this, such as `order_id_invalid`.
+    /// Only those not taken for this, such as `order_id_invalid`.
     reason: Option<String>,
     /// `postback`, `pixel`, `event` or `webhook`.
     door: Option<String>,
@@ -46,8 +47,8 @@ pub(crate) struct PostbacksQuery {
 
 /// List reports of orders, newest first
 ///
-/// Every postback, pixel and event that came with a token or key of the tenant, taken or refused, for 90 days.
-/// Of refused ones at most 100 a second by one token or key are kept.
+/// Every postback, pixel, event and webhook that came with a token or key or to a source of the tenant, whatever became of it,
+/// for 90 days. Of those not taken at most 100 a second by one token, key or source are kept.
 #[utoipa::path(get, path = "/v1/postbacks", tag = "Money", params(TenantHeader, PostbacksQuery),
     responses((status = 200, body = Page<LoggedPostback>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn list(
@@ -95,24 +96,29 @@ pub(crate) struct TriedPostback {
     #[serde(default)]
     #[schema(examples("order_id=A-1001&amount=49.90&currency=USD"))]
     query: String,
-    /// The body as text: a form by `postback`, JSON by `event`.
+    /// The body as text: a form by `postback`, JSON by `event` and of a webhook.
     #[serde(default)]
     body: String,
+    /// The source that would get it as a webhook, in place of `door`.
+    source_id: Option<i64>,
+    /// Beside `source_id`: what Shopify says in `X-Shopify-Topic`.
+    #[schema(examples("orders/create"))]
+    topic: Option<String>,
 }
 
 /// What would become of a report.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PostbackTrial {
-    /// `taken` or `refused`. A click id that was made up is found out by its signature, at the edge alone: `click` says
+    /// `taken`, `refused`, or `ignored`: a webhook that says nothing of an order. A click id that was made up is found out by its signature, at the edge alone: `click` says
     /// whether there is such a click.
     verdict: &'static str,
-    /// Why it would be refused, as the `error` of the answer; null: it would be taken.
+    /// Why it would not be taken, as the `error` or `reason` of the answer; null: it would be.
     reason: Option<&'static str>,
     /// The same in words.
     message: Option<String>,
     /// What was understood, under the parameters' proper names.
     parameters: Vec<UnderstoodParameter>,
-    /// The conversion's id, the same at each repetition; null: it would be refused.
+    /// The conversion's id, the same at each repetition; null: it would not be taken, or of whichever order has one of `names`.
     conversion_id: Option<String>,
     /// In the form in which it would be kept; empty: nothing is said of it.
     amount: String,
@@ -121,6 +127,13 @@ pub(crate) struct PostbackTrial {
     event: String,
     /// What the click id says; null: there is none.
     click: Option<TriedClick>,
+    /// Of a webhook: by which names its sender knows the order.
+    names: Vec<String>,
+    /// Of a webhook: a name of the order that it renews; empty: none.
+    renews: String,
+    /// What else the same webhook reports.
+    #[schema(no_recursion)]
+    others: Vec<PostbackTrial>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -143,8 +156,8 @@ pub(crate) struct TriedClick {
 
 /// Try a report of an order
 ///
-/// Says what would become of a postback, pixel or event, and why. Nothing is recorded. Token, key and the pages' origin
-/// are not looked at.
+/// Says what would become of a postback, pixel, event or webhook, and why. Nothing is recorded. Token, key, the pages' origin
+/// and a webhook's signature are not looked at.
 #[utoipa::path(post, path = "/v1/postbacks/test", tag = "Money", request_body = TriedPostback, params(TenantHeader),
     responses((status = 200, body = PostbackTrial), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn test(
@@ -153,6 +166,11 @@ pub(crate) async fn test(
     body: Body<TriedPostback>,
 ) -> Result<Json<PostbackTrial>, Problem> {
     let tried = body.value;
+    if let Some(source) = tried.source_id {
+        let kind = sources::kind(&app, at.tenant, source).await?;
+        let trial = webhook(&app, at.tenant, kind, &tried).await?;
+        return Ok(Json(trial));
+    }
     let query = match tried.query.split_once('?') {
         Some((_, query)) => query,
         None => &tried.query,
@@ -184,6 +202,44 @@ pub(crate) async fn test(
         None => None,
     };
     Ok(Json(trial(&report, outcome, click)))
+}
+
+/// What would become of a webhook.
+async fn webhook(
+    app: &App,
+    tenant: TenantId,
+    kind: Kind,
+    tried: &TriedPostback,
+) -> Result<PostbackTrial, Problem> {
+    let read = webhooks::read(kind, tried.topic.as_deref(), tried.body.as_bytes());
+    let reports = match read {
+        Ok(Said::Orders(reports)) => reports,
+        Ok(Said::Nothing(report, why)) => {
+            return Ok(PostbackTrial {
+                verdict: "ignored",
+                reason: Some(why.code()),
+                message: Some(why.to_string()),
+                ..trial(&report, Ok(Conversion::default()), None)
+            });
+        }
+        Err(refusal) => return Ok(trial(&Report::default(), Err(refusal), None)),
+    };
+    let mut trials = Vec::with_capacity(reports.len());
+    for report in &reports {
+        let now = app.clock.now();
+        let outcome = report.check_with(|_| Ok(()), tenant, Source::Webhook, now);
+        let click = match report.get(Parameter::ClickId) {
+            Some(click_id) => Some(click(app, tenant, click_id).await?),
+            None => None,
+        };
+        trials.push(trial(report, outcome, click));
+    }
+    let mut trials = trials.into_iter();
+    let first = trials.next().ok_or_else(Problem::internal)?;
+    Ok(PostbackTrial {
+        others: trials.collect(),
+        ..first
+    })
 }
 
 /// Whether it has the form of a click id. The keys that sign them are the edge's alone: whether there is such a
@@ -235,5 +291,8 @@ fn trial(
         currency: conversion.currency,
         event: conversion.event,
         click,
+        names: conversion.names,
+        renews: conversion.renews,
+        others: Vec::new(),
     }
 }

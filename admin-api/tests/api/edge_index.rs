@@ -443,6 +443,8 @@ async fn sync_writes_what_is_missing_and_removes_what_is_not_ours_to_serve() {
         format!("{prefix}domain:NOT a host"),
         format!("{prefix}publishable:trk_pub_{}", "x".repeat(32)),
         format!("{prefix}publishable:odd"),
+        format!("{prefix}webhook:trw_{}", "x".repeat(32)),
+        format!("{prefix}webhook:odd"),
     ];
     for key in &stale {
         let () = redis.set(key, "1").await.unwrap();
@@ -455,7 +457,7 @@ async fn sync_writes_what_is_missing_and_removes_what_is_not_ours_to_serve() {
     let report = sync(&api.pool, &index).await.unwrap();
     assert_eq!(
         (report.links, report.tokens, report.written, report.removed),
-        (1, 1, 1, 10),
+        (1, 1, 1, 12),
         "{report}"
     );
     assert_eq!(

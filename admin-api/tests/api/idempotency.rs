@@ -76,6 +76,12 @@ async fn every_creating_post_is_answered_again_without_its_secret() {
         ),
         (
             &tenant.admin,
+            "/v1/sources".to_owned(),
+            json!({"name": "s", "kind": "stripe", "secret": "whsec_0123456789abcdef"}),
+            None,
+        ),
+        (
+            &tenant.admin,
             "/v1/coupons".to_owned(),
             json!({"code": "ANA10", "program_id": tenant.program, "affiliate_id": tenant.affiliate}),
             None,

@@ -29,3 +29,4 @@ mod postbacks;
 mod privacy;
 mod rules;
 mod statements;
+mod sources;

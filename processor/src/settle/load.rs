@@ -49,9 +49,8 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// The path that was kept, as far as it can be read: older ones had another form.
     pub(super) fn steps(&self) -> Vec<Step> {
-        serde_json::from_value(self.path.0.clone()).unwrap_or_default()
+        steps(&self.path.0)
     }
 }
 
@@ -160,6 +159,25 @@ pub(super) struct Affiliate {
     pub(super) certifications: Vec<String>,
 }
 
+/// The order that a renewal goes back to, as it was settled last.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) converted_at: DateTime<Utc>,
+    pub(super) model: Option<String>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// A renewal whose origin is looked for.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    pub(super) id: Uuid,
+    pub(super) tenant: TenantId,
+    /// A name of the order that it renews.
+    pub(super) renews: Option<String>,
+    pub(super) customer: Option<CustomerHash>,
+    pub(super) at: DateTime<Utc>,
+}
+
 /// All of it, for some conversions.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -172,6 +190,8 @@ pub(super) struct Known {
     pub(super) programs: BTreeMap<ProgramId, Program>,
     pub(super) affiliates: BTreeMap<AffiliateId, Affiliate>,
     pub(super) erased: BTreeSet<(TenantId, CustomerHash)>,
+    /// Of conversions that renew an order: that order.
+    pub(super) origins: BTreeMap<Uuid, Origin>,
 }
 
 /// Locks the conversions, those that nobody else settles just now, and reads what was reported and decided of them.
@@ -223,6 +243,53 @@ pub(super) async fn conversions(
         known.decisions.insert(id, decision);
     }
     Ok(known)
+}
+
+/// The orders that these go back to: the one that is named, else the customer's first one that was credited to somebody.
+pub(super) async fn origins(
+    connection: &mut PgConnection,
+    known: &mut Known,
+    of: &[Renewal],
+) -> Result<(), sqlx::Error> {
+    if of.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(Uuid, DateTime<Utc>, Option<String>, Json<Value>)> = sqlx::query_as(
+        "SELECT w.id, o.converted_at, o.model, o.path
+         FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::timestamptz[]) AS w (id, tenant_id, renews, customer_id, at),
+         LATERAL (
+             SELECT 1 AS choice, c.converted_at, c.model, c.path, c.id FROM order_names n
+             JOIN conversions c ON c.id = n.conversion_id
+             WHERE n.tenant_id = w.tenant_id AND n.name = w.renews AND c.event <> 'renewal'
+             UNION ALL
+             SELECT 2, c.converted_at, c.model, c.path, c.id FROM conversions c
+             WHERE c.tenant_id = w.tenant_id AND c.customer_id = w.customer_id AND c.event <> 'renewal'
+               AND c.affiliate_id IS NOT NULL AND c.converted_at <= w.at
+             ORDER BY 1, 2, 5 LIMIT 1) AS o",
+    )
+    .bind(of.iter().map(|o| o.id).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.tenant).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.renews.clone()).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.customer.map(Vec::from)).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.at).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let origin =
+        |(id, converted_at, model, path): (Uuid, DateTime<Utc>, Option<String>, Json<Value>)| {
+            let origin = Origin {
+                converted_at,
+                model,
+                steps: steps(&path.0),
+            };
+            (id, origin)
+        };
+    known.origins = rows.into_iter().map(origin).collect();
+    Ok(())
+}
+
+/// A path that was kept, as far as it can be read: older ones had another form.
+fn steps(path: &Value) -> Vec<Step> {
+    serde_json::from_value(path.clone()).unwrap_or_default()
 }
 
 /// Whose links, coupons and customers these are.

@@ -34,6 +34,7 @@ use tributary_shared::clock::Clock;
 use tributary_shared::customers::{CustomerHash, customer_hash};
 use tributary_shared::fraud::Action;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
+use tributary_shared::reports::webhooks::RENEWAL;
 use tributary_shared::secrets::KeyRing;
 use uuid::Uuid;
 
@@ -42,7 +43,7 @@ use self::attribute::{
     Attribution, ClickFacts, Evidence, Step, Terms, Touchpoint, Unattributed, attribute,
 };
 use self::judge::Verdict;
-use self::load::{Before, Decision, Known, Suspect};
+use self::load::{Before, Decision, Known, Renewal, Suspect};
 use self::look::Found;
 use self::order::Order;
 use self::position::{Hold, after_refund};
@@ -92,6 +93,8 @@ impl Settler {
         let reports = std::mem::take(&mut known.reports);
         let conversions = std::mem::take(&mut known.conversions);
         self.load_evidence(connection, &mut known, &reports).await?;
+        let renewals = renewals(&conversions, &reports, &known);
+        load::origins(connection, &mut known, &renewals).await?;
 
         let mut cases: Vec<Case<'_>> = conversions
             .iter()
@@ -115,12 +118,11 @@ impl Settler {
         let programs: BTreeSet<ProgramId> = touched.map(|touch| touch.program_id).collect();
         load::programs(connection, &mut known, &self.rules, &programs).await?;
         for case in &mut cases {
-            // The model stays the one by which it was shared out first.
-            let model = case
-                .before
-                .model
-                .as_deref()
-                .and_then(|model| model.parse().ok());
+            let origin = known.origins.get(&case.before.id);
+            // The model stays the one by which it was shared out first, a renewal's that of the order that it renews.
+            let renewed = origin.and_then(|origin| origin.model.as_deref());
+            let model = case.before.model.as_deref().or(renewed);
+            let model = model.and_then(|model| model.parse().ok());
             let terms = |program| {
                 let terms = known.programs.get(&program)?.terms;
                 Some(Terms {
@@ -128,7 +130,8 @@ impl Settler {
                     ..terms
                 })
             };
-            let decided = attribute(&case.touchpoints, case.order.converted_at, terms);
+            let at = origin.map_or(case.order.converted_at, |origin| origin.converted_at);
+            let decided = attribute(&case.touchpoints, at, terms);
             case.attribution = decided.map_err(|(reason, path)| match reason {
                 Unattributed::NoClick => (case.unusable.unwrap_or(reason), path),
                 reason => (reason, path),
@@ -150,6 +153,7 @@ impl Settler {
         cases.sort_by_key(|case| (case.order.converted_at, case.before.id));
         let mut settled = Vec::with_capacity(cases.len());
         let mut unwritten: Vec<Conversion<'_>> = Vec::new();
+        let mut moved = Vec::new();
         for case in &cases {
             let is_new = new_customers.get(&case.before.id).copied().flatten();
             let priced = match &case.attribution {
@@ -173,9 +177,15 @@ impl Settler {
                 now,
             );
             settled.push(conversion.attribution);
+            if case.before.event != RENEWAL && conversion.is_shared_out_otherwise() {
+                let customer = conversion.customer_id;
+                moved.push((case.before.id, case.before.tenant_id, customer));
+            }
             unwritten.push(conversion);
         }
         write(connection, &mut unwritten, &known, ids, now).await?;
+        // After all is written: a renewal may be among these.
+        write::renewals(connection, &moved, now).await?;
         Ok(settled)
     }
 
@@ -210,6 +220,11 @@ impl Settler {
         known: &Known,
         found: Option<&Found>,
     ) -> (Vec<Touchpoint>, Option<Unattributed>) {
+        // A renewal is credited as the order was that it renews, years later as well.
+        if let Some(origin) = known.origins.get(&before.id) {
+            let steps = origin.steps.iter();
+            return (steps.map(|step| step.touchpoint.clone()).collect(), None);
+        }
         let tenant = before.tenant_id;
         let found = found.and_then(|found| found.of(before.id));
         // What is not looked for now was found before.
@@ -276,6 +291,28 @@ impl Settler {
             facts: None,
         })
     }
+}
+
+/// Those of the conversions that renew an order.
+fn renewals(
+    conversions: &[Before],
+    reports: &BTreeMap<Uuid, Vec<Report>>,
+    known: &Known,
+) -> Vec<Renewal> {
+    let renewal = |before: &Before| {
+        let reports = reports.get(&before.id)?;
+        let customer = reports.iter().find_map(|report| report.customer_id);
+        let is_known = |of: &CustomerHash| !known.erased.contains(&(before.tenant_id, *of));
+        Some(Renewal {
+            id: before.id,
+            tenant: before.tenant_id,
+            renews: reports.iter().find_map(|report| report.renews.clone()),
+            customer: customer.filter(is_known),
+            at: reports.iter().map(|report| report.reported_at).min()?,
+        })
+    };
+    let renew = conversions.iter().filter(|before| before.event == RENEWAL);
+    renew.filter_map(renewal).collect()
 }
 
 /// Judges what is credited to somebody: there is nothing to win by the rest.

@@ -1,7 +1,7 @@
 //! What all reports of a conversion together say: a pure function of the set of them, so it does not matter in
 //! which order they arrive, nor how often.
 //!
-//! * The merchant's own server is believed before a shopper's browser, which anybody can imitate: once the
+//! * The merchant's own server, and a system that signs in its name, is believed before a shopper's browser, which anybody can imitate: once the
 //!   server has said something, a browser's word of the same thing no longer counts.
 //! * Of the server's reports the latest word counts, of browsers' the first: a browser can't change an order.
 //! * Every refund counts, and all of them together never more than the order. Of those under one name (`report_id`) the last
@@ -18,7 +18,7 @@ use tributary_shared::customers::CustomerHash;
 use tributary_shared::money::Currency;
 use uuid::Uuid;
 
-use crate::reports::{Item, Report, Source, Status};
+use crate::reports::{Item, Report, Status};
 
 /// A conversion by its reports.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +60,7 @@ impl<'r> Order<'r> {
         let reports = without_repetitions(&reports);
         let (merchants, browsers): (Vec<&Report>, Vec<&Report>) = reports
             .into_iter()
-            .partition(|report| report.source == Source::Postback);
+            .partition(|report| report.source.is_merchant());
         // What an order is comes from reports that are no refunds; in the order in which they are believed.
         let says_what = |report: &&&Report| report.status != Some(Status::Refunded);
         let words: Vec<&Report> = (merchants.iter().rev().filter(says_what))
@@ -145,6 +145,7 @@ fn without_repetitions<'r>(reports: &[&'r Report]) -> Vec<&'r Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reports::Source;
     use proptest::prelude::*;
     use tributary_shared::ids::TenantId;
     use tributary_shared::money::Money;
@@ -175,10 +176,13 @@ mod tests {
             address: None,
             user_agent: None,
             email_domain: None,
+            names: Vec::new(),
+            renews: None,
+            message: Vec::new(),
         }
     }
 
-    use Source::{Event, Postback};
+    use Source::{Event, Postback, Webhook};
     use Status::{Approved, Lead, Pending, Refunded, Rejected};
 
     /// Status, amount and what was refunded.
@@ -235,6 +239,17 @@ mod tests {
         assert_eq!(told(&[real, refund]), is(Pending, "10.00", "0"));
         let later = report(Event, 7, Some(Lead), "1.00");
         assert_eq!(told(&[forged, later]), is(Lead, "999.00", "0"));
+    }
+
+    #[test]
+    fn a_webhook_is_the_merchants_word() {
+        let order = report(Webhook, 1, Some(Pending), "10.00");
+        let forged = report(Event, 2, None, "999.00");
+        let refund = report(Webhook, 3, Some(Refunded), "4.00");
+        let reports = [order.clone(), forged, refund];
+        assert_eq!(told(&reports), is(Pending, "10.00", "4.00"));
+        let later = report(Postback, 4, None, "12.00");
+        assert_eq!(told(&[order, later]), is(Pending, "12.00", "0"));
     }
 
     #[test]

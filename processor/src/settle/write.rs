@@ -84,6 +84,11 @@ impl Conversion<'_> {
             || b.customer_id != self.customer_id
     }
 
+    /// Whether it is credited to others than before, or in other parts.
+    pub(super) fn is_shared_out_otherwise(&self) -> bool {
+        self.before.version == 0 || self.before.steps() != self.path
+    }
+
     /// Whether what it earns is another amount than before.
     fn earns_otherwise(&self) -> bool {
         let amounts = |c: &Commission| c.before.as_ref().map(|b| b.gross) != Some(c.priced.gross);
@@ -253,6 +258,33 @@ pub(super) async fn later(
     .bind(affiliates.iter().map(|(c, _)| c.customer_id.map(Vec::from)).collect::<Vec<_>>())
     .bind(affiliates.iter().map(|(c, _)| c.converted_at).collect::<Vec<_>>())
     .bind(settled)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Settles again what renews these, by name or as the customer's: orders that are credited otherwise than before.
+pub(super) async fn renewals(
+    connection: &mut PgConnection,
+    of: &[(Uuid, TenantId, Option<CustomerHash>)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    if of.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH w AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS w (id, tenant_id, customer_id))
+         UPDATE conversions SET settle_at = $4 WHERE version > 0 AND id IN (
+             SELECT r.conversion_id FROM w JOIN order_names n ON n.conversion_id = w.id
+             JOIN conversion_reports r ON r.tenant_id = n.tenant_id AND r.renews = n.name
+             UNION
+             SELECT c.id FROM w JOIN conversions c ON c.tenant_id = w.tenant_id AND c.customer_id = w.customer_id
+             WHERE c.event = 'renewal')",
+    )
+    .bind(of.iter().map(|o| o.0).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.1).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.2.map(Vec::from)).collect::<Vec<_>>())
+    .bind(now)
     .execute(connection)
     .await?;
     Ok(())

@@ -22,3 +22,5 @@ mod payouts;
 mod postbacks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod webhooks;

@@ -27,7 +27,14 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// What the keys that matter begin with, after the installation's prefix. Counters of caps and the
 /// writer's claim are not among them.
-const KINDS: [&str; 5] = ["code:", "t:", "domain:", "publishable:", "postback:"];
+const KINDS: [&str; 6] = [
+    "code:",
+    "t:",
+    "domain:",
+    "publishable:",
+    "postback:",
+    "webhook:",
+];
 
 /// The time to live while Redis does not tell of changes.
 pub(super) fn untracked(ttl: Duration) -> Duration {
@@ -108,6 +115,7 @@ enum Named<'k> {
     Publishable(&'k str),
     /// By the token's hash, in hex.
     Postback(&'k str),
+    Webhook(&'k str),
 }
 
 impl<'k> Named<'k> {
@@ -119,6 +127,7 @@ impl<'k> Named<'k> {
             "domain" => Some(Self::Domain(name)),
             "publishable" => Some(Self::Publishable(name)),
             "postback" => Some(Self::Postback(name)),
+            "webhook" => Some(Self::Webhook(name)),
             "t" => {
                 let (tenant, code) = name.split_once(":link:")?;
                 let tenant = TenantId::from_wire(tenant.parse().ok()?)?;
@@ -148,6 +157,7 @@ impl Index {
             Some(Named::Domain(host)) => self.domains.changed(shared(host), |_| true),
             Some(Named::Publishable(key)) => self.publishable.changed(shared(key), |_| true),
             Some(Named::Postback(hash)) => self.tokens.changed(shared(hash), |_| true),
+            Some(Named::Webhook(id)) => self.webhooks.changed(shared(id), |_| true),
             None => {}
         }
     }
@@ -168,6 +178,7 @@ mod tests {
         );
         assert_eq!(read("publishable:k"), Some(Named::Publishable("k")));
         assert_eq!(read("postback:ab"), Some(Named::Postback("ab")));
+        assert_eq!(read("webhook:trw_x"), Some(Named::Webhook("trw_x")));
         for other in [
             "index:writer",
             "cap:3:total",

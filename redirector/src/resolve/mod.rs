@@ -1,4 +1,4 @@
-//! Which link is this code, whose is this host, this token, this key? From memory, else from Redis
+//! Which link is this code, whose is this host, this token, this key, this webhook? From memory, else from Redis
 //! within a budget; while Redis is away, from memory however old.
 //!
 //! - What is in memory is right: Redis tells of each change ([`follow`]). After a moment in which it
@@ -32,7 +32,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tributary_shared::engines;
 use tributary_shared::ids::TenantId;
 use tributary_shared::links::{
-    Domain, EdgeKeys, PublishableKey, is_code, is_complete, is_host, is_publishable_key,
+    Domain, EdgeKeys, PublishableKey, WebhookSource, is_code, is_complete, is_host,
+    is_publishable_key, is_webhook_id,
 };
 use tributary_shared::names;
 use tributary_shared::secrets::token_hash;
@@ -45,7 +46,7 @@ use self::caps::Reached;
 use crate::Config;
 use crate::link::{ActiveLink, Compiler};
 
-/// Domains, postback tokens and publishable keys that are remembered, of each.
+/// Domains, postback tokens, publishable keys and webhooks' sources that are remembered, of each.
 const MAX_OTHERS: usize = 10_000;
 /// How long Redis is left alone after a failure.
 const BACK_OFF: Duration = Duration::from_millis(250);
@@ -112,6 +113,7 @@ struct Index {
     links: Memory<Arc<ActiveLink>>,
     domains: Memory<Arc<Domain>>,
     publishable: Memory<Arc<PublishableKey>>,
+    webhooks: Memory<Arc<WebhookSource>>,
     tokens: Memory<TenantId>,
     reached: Reached,
     /// In ticks of `freshness`: until when Redis is left alone, and nothing more is said about it.
@@ -197,6 +199,14 @@ impl Resolver {
             return Resolution::Unknown;
         }
         self.resolve(shared(key)).await
+    }
+
+    /// Whose webhooks come by this public id.
+    pub(crate) async fn webhook(&self, public_id: &str) -> Resolution<Arc<WebhookSource>> {
+        if !is_webhook_id(public_id) {
+            return Resolution::Unknown;
+        }
+        self.resolve(shared(public_id)).await
     }
 
     /// From memory, or from Redis.
@@ -319,6 +329,19 @@ impl Indexed for Arc<PublishableKey> {
     }
 }
 
+impl Indexed for Arc<WebhookSource> {
+    fn memory(index: &Index) -> &Memory<Self> {
+        &index.webhooks
+    }
+
+    async fn load(index: &Index, key: KeyRef<'_>) -> Result<Self, Miss> {
+        let name = index.keys.webhook(key.name);
+        index
+            .message(&name, |source: &WebhookSource| source.tenant_id)
+            .await
+    }
+}
+
 fn tenant(stored: &str) -> Option<TenantId> {
     stored.parse().ok().and_then(TenantId::from_wire)
 }
@@ -342,6 +365,7 @@ impl Index {
             links: Memory::new(config.link_cache_entries as usize, true),
             domains: Memory::new(MAX_OTHERS, true),
             publishable: Memory::new(MAX_OTHERS, false),
+            webhooks: Memory::new(MAX_OTHERS, false),
             tokens: Memory::new(MAX_OTHERS, false),
             reached: Reached::new(),
             back_off_until: AtomicU64::new(0),
@@ -446,6 +470,7 @@ impl Index {
         self.links.doubt_all();
         self.domains.doubt_all();
         self.publishable.doubt_all();
+        self.webhooks.doubt_all();
         self.tokens.doubt_all();
         self.freshness.doubt_all();
     }

@@ -26,3 +26,5 @@ mod snippet;
 mod support;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod webhooks;

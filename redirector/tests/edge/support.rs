@@ -21,12 +21,19 @@ use tributary_shared::clock::Clock;
 use tributary_shared::engines;
 use tributary_shared::events::{Click, Clicks, Conversion, PostbackLogged, Topic, Topics};
 use tributary_shared::ids::{LinkId, TenantId};
-use tributary_shared::links::{Domain, EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey};
+use tributary_shared::links::{
+    Domain, EdgeKeys, Link, PUBLISHABLE_PREFIX, PublishableKey, SealedSecret, WEBHOOK_PREFIX,
+    WebhookSource, webhook_purpose,
+};
+use tributary_shared::reports::webhooks::Kind;
+use tributary_shared::sealing::SealingKeys;
 use tributary_shared::secrets::{KeyRing, new_token, token_hash};
 use tributary_shared::testing::Isolated;
 
 /// How long anything asynchronous may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+const SEALING_KEYS: &str = "1:efefefefefefefefefefefefefefefefefefefefefefefefefefefefefefefef";
 
 pub(crate) const TENANT: TenantId = TenantId(7);
 pub(crate) const TOKEN: &str = "trp_test";
@@ -75,7 +82,7 @@ impl Edge {
             "--click-token-keys",
             &format!("1:{}", "ab".repeat(32)),
             "--sealing-keys",
-            &format!("1:{}", "ef".repeat(32)),
+            SEALING_KEYS,
             "--fingerprint-key",
             &"cd".repeat(32),
             "--trusted-proxies",
@@ -241,6 +248,30 @@ impl Edge {
             .set(name, value.encode_to_vec())
             .await
             .unwrap();
+    }
+
+    /// A new source of webhooks with these secrets, each with its end.
+    pub(crate) async fn webhook_source(&self, kind: Kind, secrets: &[(&str, i64)]) -> String {
+        let id = new_token(WEBHOOK_PREFIX);
+        let keys: SealingKeys = SEALING_KEYS.parse().unwrap();
+        let secret = |(secret, ends_at_s): &(&str, i64)| SealedSecret {
+            sealed: keys.seal(&webhook_purpose(&id), secret.as_bytes()),
+            ends_at_s: *ends_at_s,
+        };
+        let value = WebhookSource {
+            tenant_id: TENANT.to_wire(),
+            kind: kind.to_wire().into(),
+            secrets: secrets.iter().map(secret).collect(),
+        };
+        let name = EdgeKeys::new(&self.place.redis.redis_prefix).webhook(&id);
+        let value = value.encode_to_vec();
+        let () = self.redis().await.set(name, value).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn remove_webhook_source(&self, id: &str) {
+        let name = EdgeKeys::new(&self.place.redis.redis_prefix).webhook(id);
+        let () = self.redis().await.del(name).await.unwrap();
     }
 
     /// The first `count` events on a topic; fails when there are more or fewer.

@@ -13,7 +13,7 @@
 //! | `customer_id` | the merchant's own name for the customer, 1 to 128 characters; only its hash is kept |
 //! | `new_customer` | whether he is new to the merchant: `true`, `false`, `1`, `0` |
 //! | `email` | the customer's e-mail address, of which the domain is kept; absent: of `customer_id`, if that is one |
-//! | `ip`, `user_agent` | the shopper's, as the merchant saw them; of a merchant's server only |
+//! | `ip`, `user_agent` | the shopper's, as the merchant or its shop system saw them; not of a browser |
 //! | `click_id` | from the destination's `{click_id}`; absent: recorded, credited to nobody |
 //!
 //! Each has other names too ([`Parameter::names`]). An empty parameter is an absent one; what is unknown is
@@ -28,11 +28,12 @@ mod parameters;
 mod received;
 mod refusal;
 mod status;
+pub mod webhooks;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use url::form_urlencoded;
 
 pub use items::{MAX_CATEGORY_CHARS, MAX_ITEMS, MAX_PRODUCT_CHARS, MAX_QUANTITY};
@@ -59,6 +60,9 @@ pub const MAX_COUPON_CHARS: usize = 64;
 /// Longest User-Agent of a shopper that is kept, in bytes; a longer one is cut.
 pub const MAX_USER_AGENT_BYTES: usize = 512;
 
+/// How late a report may come and still be of the moment at which it happened: its sender repeats it for days.
+const MAX_LATE: TimeDelta = TimeDelta::days(7);
+
 /// What was reported, as it was written.
 #[derive(Debug, Default)]
 pub struct Report<'r> {
@@ -66,6 +70,12 @@ pub struct Report<'r> {
     /// What is wrong with how it is written, the first of it.
     problem: Option<Refusal>,
     received: Received,
+    /// Other names by which its sender knows the order; in place of its id where that is not given.
+    names: Vec<String>,
+    /// A name of the order that this one renews.
+    renews: Option<String>,
+    /// When it happened, by its sender; none: when it is accepted.
+    said_at: Option<DateTime<Utc>>,
 }
 
 /// A parameter's value, and by which of its names it was given: one bit each.
@@ -238,19 +248,26 @@ impl<'r> Report<'r> {
         if let Some(problem) = &self.problem {
             return Err(problem.clone());
         }
-        let order_id = self.needed(Parameter::OrderId)?;
-        if !is_order_id(order_id) {
+        // One of an order that is told by its other names alone has neither.
+        let (order_id, event) = match self.get(Parameter::OrderId) {
+            None if !self.names.is_empty() => ("", ""),
+            _ => (self.needed(Parameter::OrderId)?, self.event()),
+        };
+        let by_names = order_id.is_empty();
+        if !by_names && !is_order_id(order_id) {
             return Err(Refusal::OrderId);
         }
-        let event = self.event();
-        if !is_event(event) {
+        if !by_names && !is_event(event) {
             return Err(Refusal::Event);
         }
         let status = match self.get(Parameter::Status) {
             None => OrderStatus::Unsaid,
             Some(word) => status(word).ok_or(Refusal::Status)?,
         };
-        let worth = self.worth(status)?;
+        let worth = match status {
+            OrderStatus::Unsaid if by_names => Worth::default(),
+            status => self.worth(status)?,
+        };
         let click_id = self.get(Parameter::ClickId).unwrap_or_default();
         if !click_id.is_empty() {
             verify(click_id)?;
@@ -270,13 +287,16 @@ impl<'r> Report<'r> {
             return Err(Refusal::ReportId);
         }
         let (address, user_agent) = match source {
-            Source::Postback => self.shopper()?,
+            Source::Postback | Source::Webhook => self.shopper()?,
             // A browser that reports is the shopper's: what it writes of itself is no evidence.
             Source::Pixel | Source::Event => (Vec::new(), String::new()),
         };
         Ok(Conversion {
-            conversion_id: conversion_id(tenant, order_id, event).to_string(),
-            accepted_at_us: now.timestamp_micros(),
+            conversion_id: match by_names {
+                true => String::new(),
+                false => conversion_id(tenant, order_id, event).to_string(),
+            },
+            accepted_at_us: self.happened_at(now).timestamp_micros(),
             tenant_id: tenant.to_wire(),
             order_id: order_id.to_owned(),
             event: event.to_owned(),
@@ -295,8 +315,16 @@ impl<'r> Report<'r> {
             address,
             user_agent,
             email_domain: self.email_domain()?,
+            names: self.names.clone(),
+            renews: self.renews.clone().unwrap_or_default(),
             ..Conversion::default()
         })
+    }
+
+    /// When its sender says that it happened, as far as that can be believed.
+    fn happened_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let said_at = self.said_at.filter(|at| now - *at <= MAX_LATE);
+        said_at.map_or(now, |at| at.min(now))
     }
 
     fn needed(&self, parameter: Parameter) -> Result<&str, Refusal> {

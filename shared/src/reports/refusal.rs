@@ -14,6 +14,8 @@ use crate::orders::{MAX_EVENT_CHARS, MAX_ORDER_ID_CHARS};
 pub enum Refusal {
     #[error("the body must be a JSON object with order_id, amount and currency: {0}")]
     BodyJson(String),
+    #[error("the body is no webhook of {0}: {1}")]
+    Webhook(&'static str, String),
     #[error("{0} is given twice")]
     Repeated(&'static str),
     #[error("{0} and {1} are names of the same and say different things")]
@@ -74,7 +76,7 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::BodyJson(_) => "body_invalid",
+            Self::BodyJson(_) | Self::Webhook(..) => "body_invalid",
             Self::Repeated(_) | Self::Contradicted(..) => "parameter_repeated",
             Self::Missing(_) => "parameter_missing",
             Self::OrderId => "order_id_invalid",
