@@ -130,16 +130,18 @@ pub async fn run(
     // One task that fails stops the others: a processor that does half its work hides it.
     let stop = shutdown.child_token();
     let sink_client = || (clickhouse.clone(), config.batch_rows, stop.clone());
+    let enricher = Enricher::new(&config, &stop)?;
+    let countries = enricher.places.countries();
     let clicks = Clicks {
         sink: Sink::new(sink_client()),
-        enricher: Enricher::new(&config, &stop)?,
+        enricher,
         tenants: Tenants::default(),
         pool: pool.clone(),
         shutdown: stop.clone(),
         click: Click::default(),
     };
     let settler = Settler::new(config.click_token_keys.clone(), Clock::system());
-    let conversions = Conversions::new(pool.clone(), settler.clone(), stop.clone());
+    let conversions = Conversions::new(pool.clone(), settler.clone(), countries, stop.clone());
     let ledger_facts = LedgerFacts {
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),

@@ -94,6 +94,8 @@ pub(crate) struct Report {
     pub(crate) visitor_id: Option<[u8; 16]>,
     pub(crate) fingerprint: Option<[u8; 16]>,
     pub(crate) address: Option<IpAddr>,
+    /// The address's, by the operator's file at the time when it was recorded; the message does not say.
+    pub(crate) country: Option<String>,
     pub(crate) user_agent: Option<String>,
     pub(crate) email_domain: Option<String>,
 }
@@ -201,6 +203,7 @@ impl Report {
                 4 => bytes("address", &event.address)?.map(|a: [u8; 4]| Ipv4Addr::from(a).into()),
                 _ => bytes("address", &event.address)?.map(|a: [u8; 16]| Ipv6Addr::from(a).into()),
             },
+            country: None,
             user_agent: text("user_agent", event.user_agent, MAX_TEXT_BYTES)?,
             email_domain: text("email_domain", event.email_domain, MAX_TEXT_BYTES)?,
             order_id: event.order_id,
@@ -289,16 +292,17 @@ pub(crate) async fn insert(
     let reports: Vec<&Report> = by_id.into_values().collect();
     sqlx::query_scalar(
         "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
-             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain)
+             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, country, user_agent, email_domain)
          SELECT id, words, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
              CASE WHEN kept THEN r.customer_id END, new_customer, items, CASE WHEN kept THEN r.visitor_id END,
-             CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN user_agent END,
+             CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN country END,
+             CASE WHEN kept THEN user_agent END,
              CASE WHEN kept THEN email_domain END
          FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::numeric[],
               $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::jsonb[], $15::bytea[], $16::bytea[],
-              $17::text[], $18::text[], $19::text[], $20::uuid[])
+              $17::text[], $18::text[], $19::text[], $20::uuid[], $21::text[])
               AS r (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
-                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words),
+                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words, country),
               LATERAL (SELECT NOT EXISTS (SELECT 1 FROM erasures e WHERE e.tenant_id = r.tenant_id AND (e.customer_id = r.customer_id
                        OR e.visitor_id = encode(substring(r.visitor_id FROM 9), 'hex')))) AS erased (kept)
          ON CONFLICT (id) DO NOTHING
@@ -324,6 +328,7 @@ pub(crate) async fn insert(
     .bind(column(&reports, |r| r.user_agent.clone()))
     .bind(column(&reports, |r| r.email_domain.clone()))
     .bind(column(&reports, |r| r.words))
+    .bind(column(&reports, |r| r.country.clone()))
     .fetch_all(connection)
     .await
 }
@@ -355,6 +360,7 @@ pub(crate) struct ReportRow {
     visitor_id: Option<[u8; 16]>,
     fingerprint: Option<[u8; 16]>,
     address: Option<String>,
+    country: Option<String>,
     user_agent: Option<String>,
     email_domain: Option<String>,
 }
@@ -383,6 +389,7 @@ impl From<ReportRow> for Report {
             visitor_id: row.visitor_id,
             fingerprint: row.fingerprint,
             address: row.address.and_then(|address| address.parse().ok()),
+            country: row.country,
             user_agent: row.user_agent,
             email_domain: row.email_domain,
         }
@@ -397,7 +404,7 @@ pub(crate) async fn of(
     let rows: Vec<ReportRow> = sqlx::query_as(
         "SELECT r.id, r.words, r.tenant_id, r.conversion_id, c.order_id, c.event, r.reported_at, r.source, r.status, r.report_id,
                 r.amount, r.currency, r.click_id, r.coupon, r.customer_id, r.new_customer, r.items, r.visitor_id,
-                r.fingerprint, host(r.address) AS address, r.user_agent, r.email_domain
+                r.fingerprint, host(r.address) AS address, r.country, r.user_agent, r.email_domain
          FROM conversion_reports r JOIN conversions c ON c.id = r.conversion_id WHERE r.conversion_id = ANY($1)",
     )
     .bind(conversions)

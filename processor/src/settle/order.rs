@@ -38,6 +38,8 @@ pub(crate) struct Order<'r> {
     pub(crate) new_customer: Option<bool>,
     /// The shopper's, by his browser or the merchant's word.
     pub(crate) address: Option<IpAddr>,
+    /// Where that address lies; none: not known.
+    pub(crate) country: Option<&'r str>,
     pub(crate) email_domain: Option<&'r str>,
     /// When the first report came.
     pub(crate) converted_at: DateTime<Utc>,
@@ -108,6 +110,9 @@ impl<'r> Order<'r> {
                 click_ids.push(id);
             }
         }
+        // Of a customer who was erased the country stays.
+        let is_placed = |report: &&&Report| report.address.is_some() || report.country.is_some();
+        let from = who.iter().find(is_placed);
         Some(Self {
             status: match stated {
                 Status::Rejected => Status::Rejected,
@@ -124,7 +129,8 @@ impl<'r> Order<'r> {
             click_ids,
             customer_id: who.iter().find_map(|report| report.customer_id),
             new_customer: who.iter().find_map(|report| report.new_customer),
-            address: who.iter().find_map(|report| report.address),
+            address: from.and_then(|report| report.address),
+            country: from.and_then(|report| report.country.as_deref()),
             email_domain: who.iter().find_map(|report| report.email_domain.as_deref()),
             converted_at,
             note,
@@ -173,6 +179,7 @@ mod tests {
             visitor_id: None,
             fingerprint: None,
             address: None,
+            country: None,
             user_agent: None,
             email_domain: None,
         }

@@ -18,9 +18,6 @@ use super::load::{self, Before, Known};
 use super::order::Order;
 use crate::reports::{self, Status};
 
-/// Most affiliates above one who get something: shared/migrations/postgres has the same.
-const MAX_LEVELS: usize = 10;
-
 /// What somebody earns by a conversion.
 #[derive(Debug, Clone)]
 pub(super) struct Priced {
@@ -111,9 +108,8 @@ impl<'k> Pricing<'k> {
         }
     }
 
-    /// Whose time's rules are in force.
     fn rules_at(&self) -> DateTime<Utc> {
-        self.before.rules_at.unwrap_or(self.occasion.at)
+        rules_at(self.before, self.order)
     }
 
     /// Whether what was earned before decides about what is earned now.
@@ -157,7 +153,7 @@ impl<'k> Pricing<'k> {
                         pays,
                         &occasion,
                         &affiliate,
-                        &self.above(*id),
+                        &self.known.above(*id, self.rules_at()),
                         &figures,
                     )
                 }
@@ -218,8 +214,9 @@ impl<'k> Pricing<'k> {
         }
     }
 
+    /// As he was when the rules were in force by which this is priced.
     fn affiliate(&self, id: AffiliateId) -> Affiliate {
-        let Some(known) = self.known.affiliates.get(&id) else {
+        let Some(known) = self.known.affiliate(id, self.rules_at()) else {
             return Affiliate::new(id);
         };
         Affiliate {
@@ -229,13 +226,6 @@ impl<'k> Pricing<'k> {
             tags: known.tags.clone(),
             certifications: known.certifications.clone(),
         }
-    }
-
-    /// His parent, its parent and so on.
-    fn above(&self, id: AffiliateId) -> Vec<AffiliateId> {
-        let parent = |id: &AffiliateId| self.known.affiliates.get(id)?.parent_id;
-        let line = std::iter::successors(parent(&id), parent);
-        line.take(MAX_LEVELS).collect()
     }
 
     /// What was before this order, of orders that count.
@@ -404,6 +394,11 @@ impl<'k> Pricing<'k> {
         .fetch_optional(connection)
         .await
     }
+}
+
+/// Of which time the rules are by which a conversion is priced, and the affiliates as they look at them.
+pub(super) fn rules_at(before: &Before, order: &Order<'_>) -> DateTime<Utc> {
+    before.rules_at.unwrap_or(order.converted_at)
 }
 
 fn looks_at_history(need: &Need) -> bool {

@@ -13,6 +13,8 @@ mod enriched;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod judging;
+#[cfg(test)]
 mod money;
 #[cfg(test)]
 mod once;
