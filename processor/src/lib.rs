@@ -1,11 +1,12 @@
 //! From Kafka to facts and money.
 //!
-//! Eight tasks, each the owner of one step; a message's way through the files:
+//! Nine tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
 //! | clicks | topic `clicks` | `clicks`, `enrich`, `unresolved`, `tenants`, `segments`, `sink` | ClickHouse `clicks` |
 //! | conversions | topic `conversions` | `conversions`, `reports`, `settle`, `ledger` | PostgreSQL |
+//! | click earnings | ClickHouse `clicks` | `settle` | PostgreSQL |
 //! | due, twice | PostgreSQL `conversions`, ClickHouse `clicks` | `settle`, `ledger` | PostgreSQL |
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
 //! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
@@ -69,12 +70,13 @@ use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
 use crate::postbacks::Postbacks;
 use crate::settle::Settler;
+use crate::settle::clicks::ClickEarnings;
 use crate::settle::due::{Due, Purpose};
 use crate::sink::Sink;
 use crate::tenants::Tenants;
 
 /// Connections to PostgreSQL: one for each task that uses it, and two that listen.
-const POSTGRES_CONNECTIONS: u32 = 9;
+const POSTGRES_CONNECTIONS: u32 = 10;
 
 /// How long Kafka may take to acknowledge a message; less than PostgreSQL's patience with a transaction.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -181,6 +183,13 @@ pub async fn run(
         };
         tasks.spawn(due.run(stop.clone()));
     }
+    let click_earnings = ClickEarnings {
+        pool: pool.clone(),
+        facts: clickhouse.clone(),
+        clock: settler.clock.clone(),
+        every: Duration::from_secs(config.click_earnings_seconds),
+    };
+    tasks.spawn(click_earnings.run(stop.clone()));
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 

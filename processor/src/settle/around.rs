@@ -54,7 +54,7 @@ pub(super) async fn around(
     tenant: TenantId,
     visitors: &BTreeSet<Asked>,
     sources: &BTreeSet<Asked>,
-) -> Result<impl Fn(Asked, Asked) -> Around, clickhouse::error::Error> {
+) -> Result<impl Fn(Asked, Asked) -> Around + use<>, clickhouse::error::Error> {
     let since = count(facts, tenant, VISITOR, visitors).await?;
     let clicks = count(facts, tenant, SOURCE, sources).await?;
     Ok(move |visitor: Asked, source: Asked| Around {

@@ -107,17 +107,29 @@ impl Verdict {
 
 /// How long before the credited click another affiliate's must lie for the latter to have been pushed aside.
 const LONG_BEFORE_SECONDS: i64 = 600;
+/// Within this time a visitor's click on a link repeats the one before.
+pub(super) const DUPLICATE_SECONDS: u32 = 10;
+/// Clicks of one source on a link within a minute that people may make.
+pub(super) const FLOOD_CLICKS: u32 = 20;
 /// Orders within an hour that are no anomaly, whatever was before.
 pub(super) const FEW_ORDERS: i64 = 20;
+
+/// What a signal does in a program.
+pub(super) fn action(settings: &Settings, signal: &str) -> Action {
+    let said = settings.get(signal).and_then(|of| of.action);
+    said.unwrap_or(match signal {
+        "self_referral" | "address_rate" | "checkout_hijack" | "bot" | "flooding"
+        | "cookie_stuffing" => Action::Hold,
+        "blocked" => Action::Reject,
+        _ => Action::Flag,
+    })
+}
 
 /// Judges by a program's settings.
 pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::CLEAR;
-    let mut raise = |signal: &'static str, by_default: Action, text: String| {
-        let action = settings
-            .get(signal)
-            .and_then(|of| of.action)
-            .unwrap_or(by_default);
+    let mut raise = |signal: &'static str, text: String| {
+        let action = action(settings, signal);
         if action != Action::Off {
             verdict.action = verdict.action.max(action);
             verdict.signals.push(Raised {
@@ -133,12 +145,12 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
     };
     if evidence.is_own {
         let text = "the customer has the affiliate's own e-mail address";
-        raise("self_referral", Action::Hold, text.to_owned());
+        raise("self_referral", text.to_owned());
     }
     let least = number("fast_conversion", 5);
     if let Some(seconds) = evidence.seconds_since_click.filter(|s| *s < least) {
         let text = format!("the order came {seconds} s after the click; less than {least} s");
-        raise("fast_conversion", Action::Flag, text);
+        raise("fast_conversion", text);
     }
     let most = number("address_rate", 10);
     if evidence.from_address > most {
@@ -146,7 +158,7 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
             "{} orders from one address within an hour; more than {most}",
             evidence.from_address
         );
-        raise("address_rate", Action::Hold, text);
+        raise("address_rate", text);
     }
     let least = number("checkout_hijack", 60);
     if let (Some(since), Some(others)) =
@@ -157,14 +169,14 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
         let text = format!(
             "the credited click came {since} s before the order, {others} s after another affiliate's"
         );
-        raise("checkout_hijack", Action::Hold, text);
+        raise("checkout_hijack", text);
     }
     if evidence.is_bot {
-        raise("bot", Action::Hold, "the click is a known bot's".to_owned());
+        raise("bot", "the click is a known bot's".to_owned());
     }
     if let Some((order, click)) = evidence.countries.as_ref().filter(|(o, c)| o != c) {
         let text = format!("the order came from {order}, the click from {click}");
-        raise("country_mismatch", Action::Flag, text);
+        raise("country_mismatch", text);
     }
     let times = number("rate_anomaly", 10);
     if evidence.rate.is_above(times) {
@@ -172,43 +184,39 @@ pub(crate) fn judge(settings: &Settings, evidence: &Evidence) -> Verdict {
         let text = format!(
             "{} orders of the affiliate within {} minutes, {} within {} hours before: more than {times} times as many in the same time",
             lately.count,
-            lately.seconds.div_ceil(60),
+            lately.seconds.unsigned_abs().div_ceil(60),
             before.count,
-            before.seconds.div_ceil(3600)
+            before.seconds.unsigned_abs().div_ceil(3600)
         );
-        raise("rate_anomaly", Action::Flag, text);
+        raise("rate_anomaly", text);
     }
     let mut marks = evidence.click_signals;
     if let Some(around) = evidence.around {
         // What a processor remembered gives way to what was counted.
         marks &= !(signals::DUPLICATE.mask() | signals::FLOODING.mask());
-        let within = number("duplicate", 10);
+        let within = number("duplicate", DUPLICATE_SECONDS);
         if let Some(ms) = around.since_ms.filter(|ms| i64::from(*ms) <= within * 1000) {
             let seconds = ms.div_ceil(1000);
             let text = format!(
                 "the same visitor had clicked the link {seconds} s before; within {within} s"
             );
-            raise(signals::DUPLICATE.name, Action::Flag, text);
+            raise(signals::DUPLICATE.name, text);
         }
-        let most = number("flooding", 20);
+        let most = number("flooding", FLOOD_CLICKS);
         if i64::from(around.in_minute) > most {
             let text = format!(
                 "{} clicks of one address and browser on the link within a minute; more than {most}",
                 around.in_minute
             );
-            raise(signals::FLOODING.name, Action::Hold, text);
+            raise(signals::FLOODING.name, text);
         }
     }
     for signal in signals::of(marks) {
-        let by_default = match signal {
-            signals::FLOODING | signals::COOKIE_STUFFING => Action::Hold,
-            _ => Action::Flag,
-        };
         let text = format!("the click was marked: {}", signal.name);
-        raise(signal.name, by_default, text);
+        raise(signal.name, text);
     }
     if !evidence.blocked.is_empty() {
-        raise("blocked", Action::Reject, evidence.blocked.join(", "));
+        raise("blocked", evidence.blocked.join(", "));
     }
     verdict
 }

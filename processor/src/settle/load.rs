@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use tributary_shared::commission::{
-    self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
+    self, CLICK, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
 };
 use tributary_shared::customers::CustomerHash;
 use tributary_shared::fraud::Settings;
@@ -18,6 +18,7 @@ use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{Model, Step, Terms};
+use super::clicks::ClickCount;
 use super::judge::{FEW_ORDERS, Orders, Rate};
 use super::position::Position;
 use crate::reports::{self, Report};
@@ -169,6 +170,8 @@ pub(super) struct Affiliate {
 pub(super) struct Known {
     pub(super) conversions: Vec<Before>,
     pub(super) reports: BTreeMap<Uuid, Vec<Report>>,
+    /// Of conversions that are numbers of clicks.
+    pub(super) clicks: BTreeMap<Uuid, ClickCount>,
     pub(super) commissions: BTreeMap<Uuid, Vec<Commission>>,
     pub(super) decisions: BTreeMap<Uuid, Decision>,
     pub(super) links: BTreeMap<LinkId, Link>,
@@ -221,6 +224,17 @@ pub(super) async fn conversions(
     for report in reports::of(connection, ids).await? {
         let of = known.reports.entry(report.conversion_id).or_default();
         of.push(report);
+    }
+    if known.conversions.iter().any(|of| of.event == CLICK) {
+        let counts: Vec<ClickCount> = sqlx::query_as(
+            "SELECT conversion_id, program_id, affiliate_id, link_id, from_at, country, device, campaign, subs, clicks
+             FROM click_counts WHERE conversion_id = ANY($1)",
+        )
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
+        let by_id = |count: ClickCount| (count.conversion_id, count);
+        known.clicks = counts.into_iter().map(by_id).collect();
     }
     let commissions: Vec<Commission> = sqlx::query_as(
         "SELECT id, conversion_id, affiliate_id, program_id, part, currency, gross, rule_id, rule_version, state, hold_until, pending, available,
@@ -366,7 +380,7 @@ pub(super) async fn programs(
         let rules = match cached {
             Some((_, rules)) => rules,
             None => {
-                let rules = Arc::new(rules(connection, row).await?);
+                let rules = Arc::new(rules(connection, row.id, &row.currency).await?);
                 cache.insert(row.id, (version, Arc::clone(&rules)));
                 rules
             }
@@ -386,14 +400,19 @@ pub(super) async fn programs(
     Ok(())
 }
 
-async fn rules(connection: &mut PgConnection, of: &ProgramRow) -> Result<RuleSet, sqlx::Error> {
+/// All versions of a program's rules, as far as they can be read.
+pub(super) async fn rules(
+    connection: &mut PgConnection,
+    of: ProgramId,
+    currency: &str,
+) -> Result<RuleSet, sqlx::Error> {
     let rows: Vec<RuleRow> = sqlx::query_as(
         "SELECT id, program_id, name, version, document, active, created_at FROM commission_rules WHERE program_id = $1",
     )
-    .bind(of.id)
+    .bind(of)
     .fetch_all(connection)
     .await?;
-    let Ok(currency) = of.currency.parse() else {
+    let Ok(currency) = currency.parse() else {
         return Ok(RuleSet::default());
     };
     let version = |row: RuleRow| match Rule::read(&row.document.0, currency) {

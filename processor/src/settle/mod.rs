@@ -11,10 +11,12 @@
 //! | `position` | where in the ledger that should stand |
 //! | `load`, `write` | PostgreSQL, with one question or statement for many conversions |
 //! | `look`, `around` | the shopper's other clicks, and those around them, from the facts |
+//! | `clicks` | the task that makes conversions of clicks that are paid for |
 //! | `due` | the task that comes back to conversions when time has passed or somebody decided |
 
 mod around;
 mod attribute;
+pub(crate) mod clicks;
 pub(crate) mod due;
 mod judge;
 mod load;
@@ -91,14 +93,22 @@ impl Settler {
         let now = self.clock.now();
         let mut known = load::conversions(connection, ids).await?;
         let reports = std::mem::take(&mut known.reports);
+        let clicks = std::mem::take(&mut known.clicks);
         let conversions = std::mem::take(&mut known.conversions);
         self.load_evidence(connection, &mut known, &reports).await?;
 
         let mut cases: Vec<Case<'_>> = conversions
             .iter()
             .filter_map(|before| {
-                let order = Order::of(reports.get(&before.id)?)?;
-                let (touchpoints, unusable) = self.touchpoints(before, &order, &known, found);
+                let count = clicks.get(&before.id);
+                let order = match count {
+                    Some(count) => Order::of_clicks(count),
+                    None => Order::of(reports.get(&before.id)?)?,
+                };
+                let (touchpoints, unusable) = match count {
+                    Some(count) => (vec![count.touchpoint()], None),
+                    None => self.touchpoints(before, &order, &known, found),
+                };
                 let looked = found.and_then(|found| found.of(before.id));
                 let looks = looked.map_or(before.looks, |of| look::after(before.looks, of));
                 Some(Case {
@@ -324,7 +334,9 @@ async fn judge_all(
         }));
         let at = order.converted_at;
         addresses.extend(address.map(|address| (case.before.id, tenant, address, at)));
-        credited.push((case.before.id, attribution.leading().affiliate_id, at));
+        if order.clicks.is_none() {
+            credited.push((case.before.id, attribution.leading().affiliate_id, at));
+        }
     }
     let blocked = load::blocked(connection, &suspects).await?;
     let from_addresses = load::from_addresses(connection, &addresses).await?;
@@ -342,7 +354,7 @@ async fn judge_all(
             .filter(|(of, _)| usize::try_from(*of) == Ok(place));
         let facts = leading.facts.as_ref();
         let of_click = facts.map(|facts| facts.blocked.clone()).unwrap_or_default();
-        let is_click = leading.evidence != Evidence::Coupon;
+        let is_click = leading.evidence != Evidence::Coupon && case.order.clicks.is_none();
         let order_from = case.order.country.map(str::to_owned);
         let click_from = facts.map(|facts| facts.country.clone());
         let others = attribution.path.iter().map(|step| &step.touchpoint);

@@ -18,6 +18,7 @@ use tributary_shared::customers::CustomerHash;
 use tributary_shared::money::Currency;
 use uuid::Uuid;
 
+use super::clicks::ClickCount;
 use crate::reports::{Item, Report, Source, Status};
 
 /// A conversion by its reports.
@@ -41,6 +42,8 @@ pub(crate) struct Order<'r> {
     /// Where that address lies; none: not known.
     pub(crate) country: Option<&'r str>,
     pub(crate) email_domain: Option<&'r str>,
+    /// How many clicks it is, where it is no order but clicks that are paid for.
+    pub(crate) clicks: Option<u64>,
     /// When the first report came.
     pub(crate) converted_at: DateTime<Utc>,
     /// What could not be followed.
@@ -132,9 +135,31 @@ impl<'r> Order<'r> {
             address: from.and_then(|report| report.address),
             country: from.and_then(|report| report.country.as_deref()),
             email_domain: who.iter().find_map(|report| report.email_domain.as_deref()),
+            clicks: None,
             converted_at,
             note,
         })
+    }
+
+    /// Clicks that are paid for: worth nothing themselves, nobody's order, of the time when their period begins.
+    pub(crate) fn of_clicks(count: &ClickCount) -> Self {
+        Self {
+            status: Status::Pending,
+            currency: None,
+            amount: Decimal::ZERO,
+            refunded: Decimal::ZERO,
+            items: &[],
+            coupon: None,
+            click_ids: Vec::new(),
+            customer_id: None,
+            new_customer: None,
+            address: None,
+            country: None,
+            email_domain: None,
+            clicks: Some(count.clicks()),
+            converted_at: count.from_at,
+            note: None,
+        }
     }
 }
 

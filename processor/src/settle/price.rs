@@ -130,7 +130,7 @@ impl<'k> Pricing<'k> {
         let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
             return Ok(outcome);
         };
-        if self.order.currency.is_none() {
+        if self.order.currency.is_none() && self.order.clicks.is_none() {
             return Ok(outcome); // the merchant has not said yet what it is worth
         }
         let rules = program.rules.at(self.rules_at());
@@ -254,6 +254,10 @@ impl<'k> Pricing<'k> {
                     let volume = match by {
                         Measure::Revenue => revenue,
                         Measure::Orders => Decimal::from(orders),
+                        Measure::Clicks => {
+                            let from = period.start(self.occasion.at);
+                            self.clicks(connection, affiliate, from).await?
+                        }
                     };
                     figures.volumes.insert((*by, *period), volume);
                 }
@@ -310,7 +314,7 @@ impl<'k> Pricing<'k> {
             "SELECT coalesce(sum(m.basis * (c.amount - c.refunded) / nullif(c.amount, 0) * CASE WHEN c.currency = $7 THEN 1 ELSE coalesce((
                         SELECT rate FROM exchange_rates x WHERE x.tenant_id = c.tenant_id AND x.base = c.currency AND x.quote = $7
                         ORDER BY x.valid_from > c.converted_at, abs(extract(epoch FROM x.valid_from - c.converted_at)) LIMIT 1), 0) END), 0),
-                    count(*)
+                    count(*) FILTER (WHERE c.event <> 'click')
              FROM commissions m JOIN conversions c ON c.id = m.conversion_id
              WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.part = 'direct' AND m.state <> 'rejected'
                AND ($4::timestamptz IS NULL OR (c.converted_at >= $4 AND m.created_at >= $4))
@@ -323,6 +327,28 @@ impl<'k> Pricing<'k> {
         .bind(self.order.converted_at)
         .bind(self.before.id)
         .bind(currency.code())
+        .fetch_one(connection)
+        .await
+    }
+
+    /// The affiliate's clicks that are paid for before these.
+    async fn clicks(
+        &self,
+        connection: &mut PgConnection,
+        affiliate: AffiliateId,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Decimal, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT coalesce(sum(k.clicks), 0) FROM click_counts k JOIN conversions c ON c.id = k.conversion_id
+             WHERE k.tenant_id = $1 AND k.affiliate_id = $2 AND k.program_id = $3 AND c.status <> 'rejected'
+               AND ($4::timestamptz IS NULL OR k.from_at >= $4) AND (k.from_at, k.conversion_id) < ($5, $6)",
+        )
+        .bind(self.before.tenant_id)
+        .bind(affiliate)
+        .bind(self.program_id)
+        .bind(from)
+        .bind(self.order.converted_at)
+        .bind(self.before.id)
         .fetch_one(connection)
         .await
     }
@@ -442,6 +468,7 @@ fn occasion(
     let occasion = Occasion {
         items: order.items.iter().filter_map(item).collect(),
         coupon: order.coupon.unwrap_or_default().to_owned(),
+        count: order.clicks.unwrap_or(1),
         customer: Customer {
             identified: order.customer_id.is_some(),
             new: new_customer,
