@@ -88,7 +88,9 @@ mod tests {
         assert!(wrong(json!({})).is_empty());
         assert!(wrong(json!({"fast_conversion": {"action": "hold", "number": 10}, "bot": {"action": "off"}})).is_empty());
         assert_eq!(
-            wrong(json!({"magic": {}, "bot": {"number": 3}, "address_rate": {"number": 0}, "duplicate": {"number": 61}})),
+            wrong(
+                json!({"magic": {}, "bot": {"number": 3}, "address_rate": {"number": 0}, "duplicate": {"number": 61}})
+            ),
             ["address_rate", "bot", "duplicate", "magic"]
         );
     }

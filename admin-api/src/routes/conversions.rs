@@ -660,12 +660,13 @@ impl Made {
             .bind(self.at)
             .execute(&mut *connection)
             .await?;
-        let change = |(id, status, verdict, decision): (Uuid, String, String, Option<String>)| Change {
-            kind: "conversion",
-            id: id.to_string(),
-            before: Some(json!({"status": status, "verdict": verdict, "decision": decision})),
-            after: Some(json!({"decision": self.decision, "reason": self.reason})),
-        };
+        let change =
+            |(id, status, verdict, decision): (Uuid, String, String, Option<String>)| Change {
+                kind: "conversion",
+                id: id.to_string(),
+                before: Some(json!({"status": status, "verdict": verdict, "decision": decision})),
+                after: Some(json!({"decision": self.decision, "reason": self.reason})),
+            };
         let audit = Audit {
             tenant,
             actor: &self.by,

@@ -200,7 +200,7 @@ pub(crate) async fn put(
     .fetch_optional(&mut *transaction)
     .await?;
     match &latest {
-        Some(latest) if latest.document == new.document && latest.active == new.active => {
+        Some(same) if same.document == new.document && same.active == new.active => {
             return latest.map(Json).ok_or_else(Problem::internal);
         }
         Some(latest) if latest.version >= MAX_VERSIONS => {

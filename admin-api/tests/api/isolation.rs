@@ -155,6 +155,7 @@ fn operations(
         ),
         get("/v1/conversions".into()),
         get("/v1/commissions".into()),
+        get("/v1/audit-log".into()),
         get("/v1/postbacks".into()),
         post("/v1/postbacks/test".into(), json!({"query": "order_id=A"})),
         post(

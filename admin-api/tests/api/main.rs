@@ -24,4 +24,5 @@ mod openapi;
 mod orders;
 mod postbacks;
 mod privacy;
+mod review;
 mod rules;

@@ -81,7 +81,10 @@ pub(crate) struct Countries(Option<Arc<GeoFile>>);
 impl Countries {
     /// ISO 3166-1 alpha-2; none: not known.
     pub(crate) fn of(&self, address: IpAddr) -> Option<String> {
-        let country = self.0.as_ref()?.read(address, |entry| entry.place().country);
+        let country = self
+            .0
+            .as_ref()?
+            .read(address, |entry| entry.place().country);
         country.filter(|country| !country.is_empty())
     }
 }

@@ -17,8 +17,7 @@ const AT_ONCE: usize = 500;
 /// A visitor, as [`Asked::who`].
 const VISITOR: &str = "visitor_id";
 /// A source, as [`Asked::who`]: address and browser, or the fingerprint where the tenant keeps no addresses. 0: not known.
-pub(super) const SOURCE: &str =
-    "if(clicks.address = toIPv6('::'), clicks.fingerprint, cityHash64(clicks.address, toString(clicks.user_agent)))";
+pub(super) const SOURCE: &str = "if(clicks.address = toIPv6('::'), clicks.fingerprint, cityHash64(clicks.address, toString(clicks.user_agent)))";
 
 /// What was counted. It is kept with the click's facts, so a later settlement judges by the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -160,7 +160,9 @@ impl ClickEarnings {
         }
         let now = self.clock.now();
         let rules = load::rules(&mut turn, program.id, &program.currency).await?;
-        let seen = self.seen(program, first_day(now, program.click_days)).await?;
+        let seen = self
+            .seen(program, first_day(now, program.click_days))
+            .await?;
         for (day, seen) in seen {
             self.day(&mut turn, program, &rules, day, seen, now).await?;
         }
@@ -207,7 +209,9 @@ impl ClickEarnings {
         .bind(day)
         .fetch_optional(&mut *turn)
         .await?;
-        let until = now - LAG;
+        // Never less far than before, whosever clock that was by.
+        let counted_until = before.map(|(_, counted_until)| counted_until);
+        let until = (now - LAG).max(counted_until.unwrap_or_default());
         let end = midnight(day) + TimeDelta::days(1);
         match before {
             _ if periods.is_empty() => return Ok(()),
@@ -308,7 +312,9 @@ impl ClickEarnings {
         );
         let facts = QUESTION
             .iter()
-            .fold(self.facts.clone(), |facts, (name, value)| facts.with_setting(*name, *value));
+            .fold(self.facts.clone(), |facts, (name, value)| {
+                facts.with_setting(*name, *value)
+            });
         let rows = (facts.query(&sql))
             .bind(program.tenant_id.0)
             .bind(program.id.0)
@@ -399,7 +405,9 @@ async fn write(
     let orders: Vec<String> = rows.iter().map(|(_, of)| order_id(of)).collect();
     let fact = |name: usize| -> Vec<String> {
         let facts = rows.iter().map(|(_, of)| of.facts.get(name));
-        facts.map(|fact| fact.cloned().unwrap_or_default()).collect()
+        facts
+            .map(|fact| fact.cloned().unwrap_or_default())
+            .collect()
     };
     sqlx::query(
         "INSERT INTO conversions (id, tenant_id, order_id, event, amount, currency, accepted_at, converted_at, attribution, looks, settle_at, version)
@@ -532,7 +540,10 @@ mod tests {
         let order_id = |at, of: &Counted| order_id(ProgramId(3), at, of);
         assert_eq!(order_id(day, &plain), "clicks:3:1:7:2026-11-30");
         let later = at("2026-11-30T15:00:00.5Z");
-        assert_eq!(order_id(later, &plain), "clicks:3:1:7:2026-11-30T15:00:00.500000Z");
+        assert_eq!(
+            order_id(later, &plain),
+            "clicks:3:1:7:2026-11-30T15:00:00.500000Z"
+        );
         let ids = [
             plain.clone(),
             of(8, [""; 8]),
@@ -543,7 +554,10 @@ mod tests {
         .map(|of| order_id(day, &of));
         let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len(), "{ids:?}");
-        assert!(ids.iter().all(|id| tributary_shared::orders::is_order_id(id)));
+        assert!(
+            ids.iter()
+                .all(|id| tributary_shared::orders::is_order_id(id))
+        );
     }
 
     #[test]

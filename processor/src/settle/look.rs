@@ -168,7 +168,12 @@ pub(super) async fn look(
         let visitors: Vec<u64> = visitors.into_iter().flatten().filter(is_known).collect();
         (visitors, fingerprint.filter(is_known))
     };
-    let all = || reports.values().flatten().map(|report| said(&named, report));
+    let all = || {
+        reports
+            .values()
+            .flatten()
+            .map(|report| said(&named, report))
+    };
     let visitors: BTreeSet<u64> = all().flat_map(|(visitors, _)| visitors).collect();
     let fingerprints: BTreeSet<u64> = all().filter_map(|(_, fingerprint)| fingerprint).collect();
     let times = || reports.values().flatten().map(|report| report.reported_at);

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod clicks;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod conversions;

@@ -40,7 +40,12 @@ impl RuleSet {
         for version in of_clicks.flatten() {
             let window = version.rule.document.window;
             let times = [Some(version.valid_from), window.from, window.until];
-            bounds.extend(times.into_iter().flatten().filter(|at| *at > start && *at < end));
+            bounds.extend(
+                times
+                    .into_iter()
+                    .flatten()
+                    .filter(|at| *at > start && *at < end),
+            );
         }
         let bounds: Vec<DateTime<Utc>> = bounds.into_iter().collect();
         let period = |(from, to): (&DateTime<Utc>, &DateTime<Utc>)| {
@@ -129,10 +134,19 @@ mod tests {
             version("cpc", 2, "2026-03-03T18:00:00Z", false, clicks(json!({}))),
         ]);
         assert_eq!(told(&rules, "2026-03-01T12:00:00Z"), []);
-        assert_eq!(told(&rules, "2026-03-02T00:00:00Z"), [row("02T09", "03T00", &[])]);
-        assert_eq!(told(&rules, "2026-03-03T23:59:59Z"), [row("03T00", "03T18", &[])]);
+        assert_eq!(
+            told(&rules, "2026-03-02T00:00:00Z"),
+            [row("02T09", "03T00", &[])]
+        );
+        assert_eq!(
+            told(&rules, "2026-03-03T23:59:59Z"),
+            [row("03T00", "03T18", &[])]
+        );
         assert_eq!(told(&rules, "2026-03-04T12:00:00Z"), []);
-        assert_eq!(RuleSet::default().click_periods(at("2026-03-02T00:00:00Z")), []);
+        assert_eq!(
+            RuleSet::default().click_periods(at("2026-03-02T00:00:00Z")),
+            []
+        );
     }
 
     #[test]
@@ -140,9 +154,21 @@ mod tests {
         let sale = json!({"reward": {"kind": "percent", "percent": "5"}, "when": "sub1 == 'x'"});
         let rules = RuleSet::new([
             version("cpc", 1, "2026-01-01T00:00:00Z", true, clicks(json!({}))),
-            version("cpc", 2, "2026-03-02T15:00:00Z", true, clicks(json!({"when": "country in ['DE'] && sub2 != ''"}))),
-            version("promo", 1, "2026-01-01T00:00:00Z", true, clicks(json!({"campaigns": ["spring"],
-                "window": {"from": "2026-03-02T06:00:00Z", "until": "2026-03-02T07:00:00Z"}}))),
+            version(
+                "cpc",
+                2,
+                "2026-03-02T15:00:00Z",
+                true,
+                clicks(json!({"when": "country in ['DE'] && sub2 != ''"})),
+            ),
+            version(
+                "promo",
+                1,
+                "2026-01-01T00:00:00Z",
+                true,
+                clicks(json!({"campaigns": ["spring"],
+                "window": {"from": "2026-03-02T06:00:00Z", "until": "2026-03-02T07:00:00Z"}})),
+            ),
             // No business of clicks.
             version("base", 1, "2026-03-02T20:00:00Z", true, sale),
         ]);
