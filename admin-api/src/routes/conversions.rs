@@ -477,7 +477,7 @@ pub(crate) async fn read(
     if let Some(click) = click.filter(|_| sees_addresses) {
         // The story is told without it while ClickHouse is away.
         let address = app.facts.click_address(at.tenant, click).await;
-        evidence.click_address = address.unwrap_or(None);
+        evidence.click_address = address.unwrap_or_default();
     }
     Ok(Json(ConversionStory {
         conversion: story.row.into(),

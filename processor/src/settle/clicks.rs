@@ -163,8 +163,13 @@ impl ClickEarnings {
         let seen = self
             .seen(program, first_day(now, program.click_days))
             .await?;
+        // First all that is asked, then all that is written: nothing is locked while the facts are asked.
+        let mut days = Vec::new();
         for (day, seen) in seen {
-            self.day(&mut turn, program, &rules, day, seen, now).await?;
+            days.extend(self.day(&mut turn, program, &rules, day, seen, now).await?);
+        }
+        for day in &days {
+            day.write(&mut turn, program, now).await?;
         }
         Ok(turn.commit().await?)
     }
@@ -192,6 +197,7 @@ impl ClickEarnings {
         Ok(rows.into_iter().filter_map(day).collect())
     }
 
+    /// Counts a day's clicks; none: there is nothing to count.
     async fn day(
         &self,
         turn: &mut PgConnection,
@@ -200,7 +206,7 @@ impl ClickEarnings {
         day: NaiveDate,
         seen: i64,
         now: DateTime<Utc>,
-    ) -> Result<(), LookError> {
+    ) -> Result<Option<DayCounts>, LookError> {
         let periods = rules.click_periods(midnight(day));
         let before: Option<(i64, DateTime<Utc>)> = sqlx::query_as(
             "SELECT seen, counted_until FROM click_days WHERE program_id = $1 AND day = $2",
@@ -214,33 +220,29 @@ impl ClickEarnings {
         let until = (now - LAG).max(counted_until.unwrap_or_default());
         let end = midnight(day) + TimeDelta::days(1);
         match before {
-            _ if periods.is_empty() => return Ok(()),
+            _ if periods.is_empty() => return Ok(None),
             Some((then, _)) if seen < then => {
                 tracing::warn!(program = %program.id, %day, seen, then, "the facts hold fewer clicks than before; those that were paid for stay");
-                return Ok(());
+                return Ok(None);
             }
-            Some((then, counted_until)) if seen == then && counted_until >= end => return Ok(()),
+            Some((then, counted_until)) if seen == then && counted_until >= end => return Ok(None),
             _ => {}
         }
-        for period in &periods {
-            let counted = self.count(turn, program, period, until).await?;
+        let mut counts = Vec::new();
+        for period in periods {
+            let counted = self.count(turn, program, &period, until).await?;
             if counted.len() > MAX_COUNTS {
                 tracing::error!(program = %program.id, from = %period.from, "clicks are not paid for: the rules look at so much of them that there are more than {MAX_COUNTS} counts");
                 continue;
             }
-            write(turn, program, period, &counted, now).await?;
+            counts.push((period, counted));
         }
-        sqlx::query(
-            "INSERT INTO click_days (program_id, day, seen, counted_until) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (program_id, day) DO UPDATE SET seen = EXCLUDED.seen, counted_until = EXCLUDED.counted_until",
-        )
-        .bind(program.id)
-        .bind(day)
-        .bind(seen)
-        .bind(until)
-        .execute(turn)
-        .await?;
-        Ok(())
+        Ok(Some(DayCounts {
+            day,
+            seen,
+            until,
+            counts,
+        }))
     }
 
     /// The clicks of a period that are paid for, those before `until`.
@@ -324,6 +326,40 @@ impl ClickEarnings {
             .fetch_all()
             .await?;
         Ok(rows)
+    }
+}
+
+/// What was counted of a day.
+struct DayCounts {
+    day: NaiveDate,
+    /// Clicks of any kind that the facts held.
+    seen: i64,
+    /// Clicks before this time were counted.
+    until: DateTime<Utc>,
+    counts: Vec<(ClickPeriod, Vec<Counted>)>,
+}
+
+impl DayCounts {
+    async fn write(
+        &self,
+        turn: &mut PgConnection,
+        program: &Program,
+        now: DateTime<Utc>,
+    ) -> Result<(), sqlx::Error> {
+        for (period, counted) in &self.counts {
+            write(turn, program, period, counted, now).await?;
+        }
+        sqlx::query(
+            "INSERT INTO click_days (program_id, day, seen, counted_until) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (program_id, day) DO UPDATE SET seen = EXCLUDED.seen, counted_until = EXCLUDED.counted_until",
+        )
+        .bind(program.id)
+        .bind(self.day)
+        .bind(self.seen)
+        .bind(self.until)
+        .execute(turn)
+        .await?;
+        Ok(())
     }
 }
 
