@@ -18,7 +18,7 @@ use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{Model, Step, Terms};
-use super::clicks::ClickCount;
+use super::click_counts::ClickCount;
 use super::judge::{FEW_ORDERS, Orders, Rate};
 use super::position::Position;
 use crate::reports::{self, Report};

@@ -11,11 +11,12 @@
 //! | `position` | where in the ledger that should stand |
 //! | `load`, `write` | PostgreSQL, with one question or statement for many conversions |
 //! | `look`, `around` | the shopper's other clicks, and those around them, from the facts |
-//! | `clicks` | the task that makes conversions of clicks that are paid for |
+//! | `clicks`, `click_counts` | the task that makes conversions of clicks that are paid for |
 //! | `due` | the task that comes back to conversions when time has passed or somebody decided |
 
 mod around;
 mod attribute;
+mod click_counts;
 pub(crate) mod clicks;
 pub(crate) mod due;
 mod judge;

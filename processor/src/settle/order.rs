@@ -18,7 +18,7 @@ use tributary_shared::customers::CustomerHash;
 use tributary_shared::money::Currency;
 use uuid::Uuid;
 
-use super::clicks::ClickCount;
+use super::click_counts::ClickCount;
 use crate::reports::{Item, Report, Source, Status};
 
 /// A conversion by its reports.
