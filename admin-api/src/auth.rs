@@ -59,6 +59,19 @@ pub(crate) enum Caller {
     Member { tenant: TenantId, role: Role },
 }
 
+impl Caller {
+    /// Whether he may decide about orders, and so see what a decision rests on.
+    pub(crate) fn may_decide(self) -> bool {
+        !matches!(
+            self,
+            Self::Member {
+                role: Role::Analyst,
+                ..
+            }
+        )
+    }
+}
+
 /// The platform owner.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner;

@@ -19,6 +19,7 @@
 
 mod amounts;
 mod analytics;
+mod audit;
 mod auth;
 pub mod config;
 mod csv;

@@ -31,6 +31,9 @@ pub struct Config {
     /// How long a fact waits for others before it is written, in milliseconds
     #[arg(long, env, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub batch_ms: u64,
+    /// How often clicks that are paid for are counted, in seconds
+    #[arg(long, env, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub click_earnings_seconds: u64,
     /// File in MaxMind's format that tells an address's country, region and city
     #[arg(long, env)]
     pub city_file: Option<PathBuf>,

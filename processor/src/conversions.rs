@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
+use crate::enrich::Countries;
 use crate::order_names;
-use crate::reports::{BadConversion, Report};
+use crate::reports::{self, BadConversion, Report};
 use crate::retry::{Stopped, until_done};
 use crate::settle::Settler;
 use crate::settle::due::is_permanent;
@@ -24,6 +25,7 @@ const BATCH_REPORTS: usize = 500;
 pub(crate) struct Conversions {
     pool: PgPool,
     settler: Settler,
+    countries: Countries,
     shutdown: CancellationToken,
     held: Vec<Report>,
     /// Tenants that there are; none ever goes.
@@ -31,10 +33,16 @@ pub(crate) struct Conversions {
 }
 
 impl Conversions {
-    pub(crate) fn new(pool: PgPool, settler: Settler, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        settler: Settler,
+        countries: Countries,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             pool,
             settler,
+            countries,
             shutdown,
             held: Vec::new(),
             tenants: BTreeSet::new(),
@@ -93,7 +101,7 @@ impl Conversions {
 
 impl Stage for Conversions {
     async fn take(&mut self, payload: &[u8]) -> Result<Vec<Unreadable>, Stopped> {
-        let report = match Report::decode(payload) {
+        let mut report = match Report::decode(payload) {
             Ok(report) => report,
             Err(bad) => return Ok(vec![Unreadable::message(bad)]),
         };
@@ -101,6 +109,7 @@ impl Stage for Conversions {
             let nobodys = BadConversion::NoSuchTenant(report.tenant_id);
             return Ok(vec![Unreadable::message(nobodys)]);
         }
+        report.country = report.address.and_then(|of| self.countries.of(of));
         self.held.push(report);
         Ok(Vec::new())
     }

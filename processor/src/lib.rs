@@ -1,11 +1,12 @@
 //! From Kafka to facts and money.
 //!
-//! Twelve tasks, each the owner of one step; a message's way through the files:
+//! Thirteen tasks, each the owner of one step; a message's way through the files:
 //!
 //! | task | reads | through | writes |
 //! |---|---|---|---|
 //! | clicks | topic `clicks` | `clicks`, `enrich`, `unresolved`, `tenants`, `segments`, `sink` | ClickHouse `clicks` |
 //! | conversions | topic `conversions` | `conversions`, `reports`, `settle`, `ledger` | PostgreSQL |
+//! | click earnings | ClickHouse `clicks` | `settle` | PostgreSQL |
 //! | due, twice | PostgreSQL `conversions`, ClickHouse `clicks` | `settle`, `ledger` | PostgreSQL |
 //! | outbox | PostgreSQL `ledger_outbox` | `outbox` | topic `ledger` |
 //! | erase | PostgreSQL `erasures`, `tenants` | `erase` | ClickHouse `clicks` |
@@ -73,12 +74,13 @@ use crate::outbox::Relay;
 use crate::payouts::Providers;
 use crate::postbacks::Postbacks;
 use crate::settle::Settler;
+use crate::settle::clicks::ClickEarnings;
 use crate::settle::due::{Due, Purpose};
 use crate::sink::Sink;
 use crate::tenants::Tenants;
 
 /// Connections to PostgreSQL: one for each task that uses it, five that listen, and some for those that send payouts.
-const POSTGRES_CONNECTIONS: u32 = 20;
+const POSTGRES_CONNECTIONS: u32 = 21;
 
 /// How long Kafka may take to acknowledge a message; less than PostgreSQL's patience with a transaction.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,16 +136,18 @@ pub async fn run(
     // One task that fails stops the others: a processor that does half its work hides it.
     let stop = shutdown.child_token();
     let sink_client = || (clickhouse.clone(), config.batch_rows, stop.clone());
+    let enricher = Enricher::new(&config, &stop)?;
+    let countries = enricher.places.countries();
     let clicks = Clicks {
         sink: Sink::new(sink_client()),
-        enricher: Enricher::new(&config, &stop)?,
+        enricher,
         tenants: Tenants::default(),
         pool: pool.clone(),
         shutdown: stop.clone(),
         click: Click::default(),
     };
     let settler = Settler::new(config.click_token_keys.clone(), Clock::system());
-    let conversions = Conversions::new(pool.clone(), settler.clone(), stop.clone());
+    let conversions = Conversions::new(pool.clone(), settler.clone(), countries, stop.clone());
     let ledger_facts = LedgerFacts {
         conversions: Sink::new(sink_client()),
         commissions: Sink::new(sink_client()),
@@ -191,6 +195,13 @@ pub async fn run(
         providers,
         &stop,
     );
+    let click_earnings = ClickEarnings {
+        pool: pool.clone(),
+        facts: clickhouse.clone(),
+        clock: settler.clock.clone(),
+        every: Duration::from_secs(config.click_earnings_seconds),
+    };
+    tasks.spawn(click_earnings.run(stop.clone()));
     tasks.spawn(Eraser::new(pool.clone(), clickhouse.clone()).run(stop.clone()));
     tracing::info!("processor works");
 

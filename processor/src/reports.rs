@@ -97,6 +97,8 @@ pub(crate) struct Report {
     pub(crate) visitor_id: Option<[u8; 16]>,
     pub(crate) fingerprint: Option<[u8; 16]>,
     pub(crate) address: Option<IpAddr>,
+    /// The address's, by the operator's file at the time when it was recorded; the message does not say.
+    pub(crate) country: Option<String>,
     pub(crate) user_agent: Option<String>,
     pub(crate) email_domain: Option<String>,
     /// Other names by which the order is known; not read again once they are learned (order_names.rs).
@@ -225,6 +227,7 @@ impl Report {
                 4 => bytes("address", &event.address)?.map(|a: [u8; 4]| Ipv4Addr::from(a).into()),
                 _ => bytes("address", &event.address)?.map(|a: [u8; 16]| Ipv6Addr::from(a).into()),
             },
+            country: None,
             user_agent: text("user_agent", event.user_agent, MAX_TEXT_BYTES)?,
             email_domain: text("email_domain", event.email_domain, MAX_TEXT_BYTES)?,
             names: event.names,
@@ -337,16 +340,16 @@ pub(crate) async fn insert(
     let reports: Vec<&Report> = by_id.into_values().collect();
     sqlx::query_scalar(
         "INSERT INTO conversion_reports (id, words, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency,
-             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, renews)
+             click_id, coupon, customer_id, new_customer, items, visitor_id, fingerprint, address, country, user_agent, email_domain, renews)
          SELECT id, words, r.tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
              CASE WHEN kept THEN r.customer_id END, new_customer, items, CASE WHEN kept THEN r.visitor_id END,
-             CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN user_agent END,
-             CASE WHEN kept THEN email_domain END, renews
+             CASE WHEN kept THEN fingerprint END, CASE WHEN kept THEN address::inet END, CASE WHEN kept THEN country END,
+             CASE WHEN kept THEN user_agent END, CASE WHEN kept THEN email_domain END, renews
          FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::numeric[],
               $9::text[], $10::text[], $11::text[], $12::bytea[], $13::boolean[], $14::jsonb[], $15::bytea[], $16::bytea[],
-              $17::text[], $18::text[], $19::text[], $20::uuid[], $21::text[])
+              $17::text[], $18::text[], $19::text[], $20::uuid[], $21::text[], $22::text[])
               AS r (id, tenant_id, conversion_id, reported_at, source, status, report_id, amount, currency, click_id, coupon,
-                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words, renews),
+                    customer_id, new_customer, items, visitor_id, fingerprint, address, user_agent, email_domain, words, renews, country),
               LATERAL (SELECT NOT EXISTS (SELECT 1 FROM erasures e WHERE e.tenant_id = r.tenant_id AND (e.customer_id = r.customer_id
                        OR e.visitor_id = encode(substring(r.visitor_id FROM 9), 'hex')))) AS erased (kept)
          ON CONFLICT (id) DO NOTHING
@@ -373,6 +376,7 @@ pub(crate) async fn insert(
     .bind(column(&reports, |r| r.email_domain.clone()))
     .bind(column(&reports, |r| r.words))
     .bind(column(&reports, |r| r.renews.clone()))
+    .bind(column(&reports, |r| r.country.clone()))
     .fetch_all(connection)
     .await
 }
@@ -404,6 +408,7 @@ pub(crate) struct ReportRow {
     visitor_id: Option<[u8; 16]>,
     fingerprint: Option<[u8; 16]>,
     address: Option<String>,
+    country: Option<String>,
     user_agent: Option<String>,
     email_domain: Option<String>,
     renews: Option<String>,
@@ -433,6 +438,7 @@ impl From<ReportRow> for Report {
             visitor_id: row.visitor_id,
             fingerprint: row.fingerprint,
             address: row.address.and_then(|address| address.parse().ok()),
+            country: row.country,
             user_agent: row.user_agent,
             email_domain: row.email_domain,
             names: Vec::new(),
@@ -450,7 +456,7 @@ pub(crate) async fn of(
     let rows: Vec<ReportRow> = sqlx::query_as(
         "SELECT r.id, r.words, r.tenant_id, r.conversion_id, c.order_id, c.event, r.reported_at, r.source, r.status, r.report_id,
                 r.amount, r.currency, r.click_id, r.coupon, r.customer_id, r.new_customer, r.items, r.visitor_id,
-                r.fingerprint, host(r.address) AS address, r.user_agent, r.email_domain, r.renews
+                r.fingerprint, host(r.address) AS address, r.country, r.user_agent, r.email_domain, r.renews
          FROM conversion_reports r JOIN conversions c ON c.id = r.conversion_id WHERE r.conversion_id = ANY($1)",
     )
     .bind(conversions)

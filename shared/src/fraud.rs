@@ -33,23 +33,26 @@ pub struct Setting {
 /// A program's settings by the signals' names.
 pub type Settings = BTreeMap<String, Setting>;
 
-/// Every signal, and whether it has a number.
-pub const SIGNALS: [(&str, bool); 11] = [
-    ("self_referral", false),
-    ("fast_conversion", true),
-    ("address_rate", true),
-    ("checkout_hijack", true),
-    ("bot", false),
-    ("duplicate", false),
-    ("flooding", false),
-    ("data_centre", false),
-    ("cookie_stuffing", false),
-    ("prefetch", false),
-    ("blocked", false),
-];
-
 /// Largest number of a signal.
 pub const MAX_NUMBER: u32 = 1_000_000;
+
+/// Every signal, with the largest number that it takes; none: it has no number.
+pub const SIGNALS: [(&str, Option<u32>); 13] = [
+    ("self_referral", None),
+    ("fast_conversion", Some(MAX_NUMBER)),
+    ("address_rate", Some(MAX_NUMBER)),
+    ("checkout_hijack", Some(MAX_NUMBER)),
+    ("country_mismatch", None),
+    ("rate_anomaly", Some(MAX_NUMBER)),
+    ("bot", None),
+    // Seconds; a click's visitor is looked back for within a minute.
+    ("duplicate", Some(60)),
+    ("flooding", Some(MAX_NUMBER)),
+    ("data_centre", None),
+    ("cookie_stuffing", None),
+    ("prefetch", None),
+    ("blocked", None),
+];
 
 /// Everything that is wrong with settings: the signal, and what.
 #[must_use]
@@ -60,13 +63,9 @@ pub fn check(settings: &Settings) -> Vec<(String, String)> {
                 let known: Vec<&str> = SIGNALS.iter().map(|(signal, _)| *signal).collect();
                 format!("is no signal; there are {}", known.join(", "))
             }
-            Some((_, false)) if setting.number.is_some() => "has no number".to_owned(),
-            Some(_)
-                if setting
-                    .number
-                    .is_some_and(|n| !(1..=MAX_NUMBER).contains(&n)) =>
-            {
-                format!("must be 1 to {MAX_NUMBER}")
+            Some((_, None)) if setting.number.is_some() => "has no number".to_owned(),
+            Some((_, Some(most))) if setting.number.is_some_and(|n| !(1..=*most).contains(&n)) => {
+                format!("must be 1 to {most}")
             }
             Some(_) => return None,
         };
@@ -89,8 +88,10 @@ mod tests {
         assert!(wrong(json!({})).is_empty());
         assert!(wrong(json!({"fast_conversion": {"action": "hold", "number": 10}, "bot": {"action": "off"}})).is_empty());
         assert_eq!(
-            wrong(json!({"magic": {}, "bot": {"number": 3}, "address_rate": {"number": 0}})),
-            ["address_rate", "bot", "magic"]
+            wrong(
+                json!({"magic": {}, "bot": {"number": 3}, "address_rate": {"number": 0}, "duplicate": {"number": 61}})
+            ),
+            ["address_rate", "bot", "duplicate", "magic"]
         );
     }
 }

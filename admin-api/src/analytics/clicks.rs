@@ -1,13 +1,14 @@
 //! Single clicks: a list, newest first, and one by its id.
 //!
-//! Addresses and fingerprints stay inside: a click can be judged without them. `visitor_id` tells
+//! Addresses and fingerprints stay inside: a click can be judged without them. Only who decides about an order is shown the
+//! address of its click (routes/evidence.rs). `visitor_id` tells
 //! visitors apart, and can't be turned into a visitor's cookie.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use clickhouse::Row;
+use clickhouse::{Row, RowOwned, RowRead};
 use serde::{Deserialize, Serialize};
 use tributary_shared::ids::{LinkId, TenantId};
 use tributary_shared::{click_token, signals};
@@ -85,6 +86,14 @@ pub(crate) struct Click {
     /// The place in the link's split, from 1; 0: it has none.
     pub variant: u32,
 }
+
+#[derive(Debug, Row, Deserialize)]
+struct AddressRow {
+    address: String,
+}
+
+const ADDRESS: &str =
+    "if(address = toIPv6('::'), '', replaceOne(toString(address), '::ffff:', '')) AS address";
 
 #[derive(Debug, Row, Deserialize)]
 pub(crate) struct ClickRow {
@@ -281,8 +290,29 @@ impl Facts {
 
     /// The click of that id. The id says when it was and on which link, so little is read.
     pub(crate) async fn click(&self, tenant: TenantId, id: &str) -> Result<Option<Click>, Problem> {
+        let rows: Vec<ClickRow> = self.one(tenant, id, FIELDS).await?;
+        rows.into_iter().next().map(ClickRow::read).transpose()
+    }
+
+    /// The address that is stored with the click of that id; none: there is no such click, or it is not kept.
+    pub(crate) async fn click_address(
+        &self,
+        tenant: TenantId,
+        id: &str,
+    ) -> Result<Option<String>, Problem> {
+        let rows: Vec<AddressRow> = self.one(tenant, id, ADDRESS).await?;
+        let address = rows.into_iter().next().map(|row| row.address);
+        Ok(address.filter(|address| !address.is_empty()))
+    }
+
+    async fn one<T: RowOwned + RowRead>(
+        &self,
+        tenant: TenantId,
+        id: &str,
+        fields: &str,
+    ) -> Result<Vec<T>, Problem> {
         let Some((link, at)) = parts(id) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let period = Period {
             from: at,
@@ -295,9 +325,8 @@ impl Facts {
             period: &period,
             link: Some(link),
         };
-        let sql = ONE.replace("$FIELDS", FIELDS);
-        let rows = all::<ClickRow>(self.ask(about, &sql).param("id", id)).await?;
-        rows.into_iter().next().map(ClickRow::read).transpose()
+        let sql = ONE.replace("$FIELDS", fields);
+        all::<T>(self.ask(about, &sql).param("id", id)).await
     }
 }
 

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use utoipa::ToSchema;
 
 use super::{IdempotencyHeader, TenantHeader};
-use crate::auth::Scoped;
+use crate::audit::{self, Action, Audit, Change};
+use crate::auth::{Actor, Scoped};
 use crate::error::Problem;
 use crate::extract::{Body, Format, Id, IdempotencyKey, Query};
 use crate::idempotency::{Begun, Creation};
@@ -111,6 +112,7 @@ fn value(checks: &mut Checks, kind: Kind, value: &str) -> String {
 pub(crate) async fn create(
     State(app): State<App>,
     at: Scoped,
+    actor: Actor,
     idempotency: IdempotencyKey,
     body: Body<NewBlocked>,
 ) -> Result<Response, Problem> {
@@ -148,6 +150,20 @@ pub(crate) async fn create(
     .fetch_optional(creation.connection())
     .await?
     .ok_or_else(|| Problem::taken("value", "this is blocked already"))?;
+    let change = Change {
+        kind: "blocked",
+        id: blocked.id.to_string(),
+        before: None,
+        after: Some(audit::shown(&blocked)?),
+    };
+    let audit = Audit {
+        tenant: at.tenant,
+        actor: &actor,
+        at: blocked.created_at,
+    };
+    audit
+        .note(creation.connection(), Action::Created, &[change])
+        .await?;
     creation.finish(&blocked, &[]).await
 }
 
@@ -180,17 +196,34 @@ pub(crate) async fn list(
 pub(crate) async fn delete(
     State(app): State<App>,
     at: Scoped,
+    actor: Actor,
     id: Id,
 ) -> Result<StatusCode, Problem> {
-    let deleted = sqlx::query("DELETE FROM blocked WHERE tenant_id = $1 AND id = $2")
-        .bind(at.tenant)
-        .bind(id.0)
-        .execute(&app.postgres)
+    let mut transaction = app.postgres.begin().await?;
+    let blocked: Blocked = sqlx::query_as(
+        "DELETE FROM blocked WHERE tenant_id = $1 AND id = $2 RETURNING id, kind, value, reason, created_at",
+    )
+    .bind(at.tenant)
+    .bind(id.0)
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Problem::not_found("entry"))?;
+    let change = Change {
+        kind: "blocked",
+        id: blocked.id.to_string(),
+        before: Some(audit::shown(&blocked)?),
+        after: None,
+    };
+    let audit = Audit {
+        tenant: at.tenant,
+        actor: &actor,
+        at: app.clock.now(),
+    };
+    audit
+        .note(&mut transaction, Action::Deleted, &[change])
         .await?;
-    match deleted.rows_affected() {
-        0 => Err(Problem::not_found("entry")),
-        _ => Ok(StatusCode::NO_CONTENT),
-    }
+    transaction.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[cfg(test)]

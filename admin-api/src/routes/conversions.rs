@@ -9,15 +9,17 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::commissions::{self, CommissionStory, Which};
+use super::evidence::{self, Evidence};
 use super::{IdempotencyHeader, TenantHeader};
 use crate::amounts;
+use crate::audit::{Action, Audit, Change};
 use crate::auth::{Actor, Scoped};
 use crate::error::Problem;
 use crate::exports::{self, Rows};
@@ -75,6 +77,8 @@ pub(crate) struct Filter {
     link_id: Option<i64>,
     /// The merchant's own; an order may have several conversions, one for each event.
     order_id: Option<String>,
+    /// Such as sale or lead. Clicks that are paid for as such are left out, unless they are asked for: click.
+    event: Option<String>,
     /// clear, flag, hold or reject.
     verdict: Option<String>,
     /// True: nobody has decided about it yet. With `verdict=hold` this is what waits for a person.
@@ -244,6 +248,8 @@ pub(crate) async fn list(
            AND ($9::text IS NULL OR order_id = $9)
            AND ($10::timestamptz IS NULL OR (accepted_at, id) < ($10, $11::uuid))
            AND ($13::text IS NULL OR verdict = $13)
+           AND CASE WHEN $15::text IS NOT NULL THEN event = $15
+                    ELSE event <> 'click' OR NOT EXISTS (SELECT 1 FROM click_counts k WHERE k.conversion_id = conversions.id) END
            AND ($14::boolean IS NULL OR $14 = NOT EXISTS (SELECT 1 FROM conversion_decisions d WHERE d.conversion_id = conversions.id))
          ORDER BY accepted_at DESC, id DESC LIMIT $12"
     ))
@@ -260,7 +266,8 @@ pub(crate) async fn list(
     .bind(asked.after.map(|after| after.1))
     .bind((!whole).then(|| asked.rows()))
     .bind(filter.verdict)
-    .bind(filter.undecided);
+    .bind(filter.undecided)
+    .bind(filter.event);
     if whole {
         let line = Conversion::from;
         return exports::respond(&app, at.tenant, Rows { query, line }).await;
@@ -289,9 +296,13 @@ pub(crate) struct ConversionStory {
     /// Everything that was considered, in the order of time, with its share.
     #[schema(value_type = Vec<Touchpoint>)]
     path: Value,
+    /// How many clicks it is, of event `click`: clicks that are paid for as such, since `converted_at`.
+    #[schema(examples(137))]
+    clicks: Option<i64>,
     reports: Vec<Report>,
     decisions: Vec<Decision>,
     commissions: Vec<CommissionStory>,
+    evidence: Evidence,
 }
 
 /// A line of an order.
@@ -339,6 +350,17 @@ struct ClickFacts {
     campaign: String,
     /// `sub1` to `sub5`.
     subs: Vec<String>,
+    /// The clicks around it, once they were counted.
+    around: Option<Around>,
+}
+
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes what the processor writes")]
+struct Around {
+    /// Milliseconds since the same visitor's last click on the link; left out: there was none within a minute.
+    since_ms: Option<u32>,
+    /// Clicks of its address and browser on the link within the minute up to it, itself among them; 0: not known.
+    in_minute: u32,
 }
 
 /// What the merchant said of an order at some time.
@@ -378,6 +400,7 @@ struct StoryRow {
     settle_at: Option<DateTime<Utc>>,
     items: Value,
     path: Value,
+    clicks: Option<i64>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -407,7 +430,8 @@ impl From<ReportRow> for Report {
 /// Explain a conversion
 ///
 /// The whole story: what the merchant reported, what led to the order, what was decided, and each commission with the steps
-/// that led to it and all that the ledger has of it.
+/// that led to it and all that the ledger has of it. With the grounds for a decision: timing, addresses, and other conversions
+/// that share something with it.
 #[utoipa::path(get, path = "/v1/conversions/{id}", tag = "Money", params(TenantHeader, ("id" = Uuid, Path)),
     responses((status = 200, body = ConversionStory), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn read(
@@ -423,7 +447,9 @@ pub(crate) async fn read(
     let story: StoryRow = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
-        ", converted_at, settle_at, items, path FROM conversions WHERE tenant_id = $1 AND id = $2"
+        ", converted_at, settle_at, items, path,
+         (SELECT clicks FROM click_counts k WHERE k.conversion_id = conversions.id) AS clicks
+         FROM conversions WHERE tenant_id = $1 AND id = $2"
     ))
     .bind(at.tenant)
     .bind(id.0)
@@ -450,13 +476,24 @@ pub(crate) async fn read(
     .await?;
     let commissions =
         commissions::stories(&mut transaction, at.tenant, Which::OfConversion(id.0)).await?;
+    let sees_addresses = at.caller.may_decide();
+    let mut evidence = evidence::of(&mut transaction, at.tenant, id.0, sees_addresses).await?;
     transaction.commit().await?;
+    let click = story.row.click_id.as_deref();
+    evidence.seconds_since_click = evidence::seconds_since(&story.path, click, story.converted_at);
+    if let Some(click) = click.filter(|_| sees_addresses) {
+        // The story is told without it while ClickHouse is away.
+        let address = app.facts.click_address(at.tenant, click).await;
+        evidence.click_address = address.unwrap_or_default();
+    }
     Ok(Json(ConversionStory {
         conversion: story.row.into(),
         converted_at: story.converted_at,
         settle_at: story.settle_at,
         items: story.items,
         path: story.path,
+        clicks: story.clicks,
+        evidence,
         reports: reports.into_iter().map(Report::from).collect(),
         decisions,
         commissions,
@@ -464,7 +501,7 @@ pub(crate) async fn read(
 }
 
 /// What a person may decide. The latest decision counts, above what the merchant says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub(crate) enum Verdict {
@@ -527,7 +564,7 @@ pub(crate) async fn decide(
     let made = Made {
         decision: new.decision,
         reason,
-        by: actor.0,
+        by: actor,
         at: app.clock.now(),
     };
     let decided = made
@@ -565,7 +602,7 @@ pub(crate) async fn decide_many(
     let made = Made {
         decision: new.decision,
         reason,
-        by: actor.0,
+        by: actor,
         at: app.clock.now(),
     };
     let items = made
@@ -589,7 +626,7 @@ pub(crate) async fn decide_many(
 struct Made {
     decision: Verdict,
     reason: String,
-    by: String,
+    by: Actor,
     at: DateTime<Utc>,
 }
 
@@ -602,14 +639,16 @@ impl Made {
         conversions: &[Uuid],
     ) -> Result<Vec<Decision>, sqlx::Error> {
         // In the order in which they are locked to be settled, so that nobody waits in a circle.
-        let ids: Vec<Uuid> = sqlx::query_scalar(
-            "SELECT id FROM conversions WHERE tenant_id = $1 AND id = ANY($2) ORDER BY id FOR UPDATE",
+        let before: Vec<(Uuid, String, String, Option<String>)> = sqlx::query_as(
+            "SELECT id, status, verdict, (SELECT decision FROM conversion_decisions d WHERE d.conversion_id = c.id ORDER BY d.id DESC LIMIT 1)
+             FROM conversions c WHERE tenant_id = $1 AND id = ANY($2) ORDER BY id FOR UPDATE OF c",
         )
         .bind(tenant)
         .bind(conversions)
         .fetch_all(&mut *connection)
         .await?;
-        let decisions = sqlx::query_as(
+        let ids: Vec<Uuid> = before.iter().map(|(id, ..)| *id).collect();
+        let decisions: Vec<Decision> = sqlx::query_as(
             "INSERT INTO conversion_decisions (tenant_id, conversion_id, decision, reason, decided_by, decided_at)
              SELECT $1, id, $3, $4, $5, $6 FROM unnest($2::uuid[]) AS w (id)
              RETURNING id, conversion_id, decision, reason, decided_by, decided_at",
@@ -618,7 +657,7 @@ impl Made {
         .bind(&ids)
         .bind(self.decision)
         .bind(&self.reason)
-        .bind(&self.by)
+        .bind(&self.by.0)
         .bind(self.at)
         .fetch_all(&mut *connection)
         .await?;
@@ -626,8 +665,22 @@ impl Made {
             .bind(tenant)
             .bind(&ids)
             .bind(self.at)
-            .execute(connection)
+            .execute(&mut *connection)
             .await?;
+        let change =
+            |(id, status, verdict, decision): (Uuid, String, String, Option<String>)| Change {
+                kind: "conversion",
+                id: id.to_string(),
+                before: Some(json!({"status": status, "verdict": verdict, "decision": decision})),
+                after: Some(json!({"decision": self.decision, "reason": self.reason})),
+            };
+        let audit = Audit {
+            tenant,
+            actor: &self.by,
+            at: self.at,
+        };
+        let changes: Vec<Change> = before.into_iter().map(change).collect();
+        audit.note(connection, Action::Decided, &changes).await?;
         Ok(decisions)
     }
 }

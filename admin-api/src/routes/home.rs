@@ -308,7 +308,8 @@ async fn latest_conversions(
          LEFT JOIN affiliates a ON a.tenant_id = c.tenant_id AND a.id = c.affiliate_id
          LEFT JOIN commissions m ON m.tenant_id = c.tenant_id AND m.conversion_id = c.id
                                 AND m.affiliate_id = c.affiliate_id
-         WHERE c.tenant_id = $1 ORDER BY c.accepted_at DESC, c.id DESC LIMIT $2",
+         WHERE c.tenant_id = $1 AND (c.event <> 'click' OR NOT EXISTS (SELECT 1 FROM click_counts k WHERE k.conversion_id = c.id))
+         ORDER BY c.accepted_at DESC, c.id DESC LIMIT $2",
     )
     .bind(tenant)
     .bind(LATEST_CONVERSIONS)

@@ -3,6 +3,7 @@
 pub(crate) mod affiliates;
 pub(crate) mod analytics;
 pub(crate) mod api_keys;
+pub(crate) mod audit_log;
 pub(crate) mod blocked;
 pub(crate) mod clicks;
 pub(crate) mod commissions;
@@ -10,6 +11,7 @@ pub(crate) mod conversions;
 pub(crate) mod coupons;
 pub(crate) mod domains;
 pub(crate) mod erasures;
+pub(crate) mod evidence;
 pub(crate) mod exchange_rates;
 pub(crate) mod home;
 pub(crate) mod ledger;
@@ -153,6 +155,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(conversions::decide_many))
         .routes(routes!(conversions::read))
         .routes(routes!(conversions::decide))
+        .routes(routes!(audit_log::list))
         .routes(routes!(commissions::list))
         .routes(routes!(postbacks::list))
         .routes(routes!(postbacks::test))

@@ -109,6 +109,8 @@ pub(crate) struct PreviewFigures {
     revenue: Option<String>,
     /// How many orders the affiliate brought.
     orders: u64,
+    /// How many of the affiliate's clicks were paid for.
+    clicks: u64,
     /// What the affiliate earned by a rule that has a cap, in the program's currency; 0 where it is not said.
     earned: Option<String>,
     /// How many orders the customer placed; null: it is not known who he is.
@@ -252,6 +254,7 @@ pub(crate) async fn preview(
                 let volume = match by {
                     Measure::Revenue => known.revenue,
                     Measure::Orders => Decimal::from(known.orders),
+                    Measure::Clicks => Decimal::from(known.clicks),
                 };
                 figures.volumes.insert((by, period), volume);
             }
@@ -279,6 +282,7 @@ pub(crate) async fn preview(
 struct Known {
     revenue: Decimal,
     orders: u64,
+    clicks: u64,
     earned: Decimal,
     customer: CustomerHistory,
 }
@@ -296,6 +300,7 @@ impl Known {
         let customer_orders = figures.customer_orders.unwrap_or(0);
         for (field, count) in [
             ("figures.orders", figures.orders),
+            ("figures.clicks", figures.clicks),
             ("figures.customer_orders", customer_orders),
         ] {
             if count > MAX_COUNT {
@@ -308,6 +313,7 @@ impl Known {
         Self {
             revenue,
             orders: figures.orders,
+            clicks: figures.clicks,
             earned,
             customer: CustomerHistory {
                 first_order_at: figures.customer_first_order_at,

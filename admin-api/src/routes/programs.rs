@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use super::{IdempotencyHeader, TenantHeader};
 use crate::amounts;
-use crate::auth::Scoped;
+use crate::audit::{self, Action, Audit, Change};
+use crate::auth::{Actor, Scoped};
 use crate::edge_index;
 use crate::error::Problem;
 use crate::extract::{Body, Format, Id, IdempotencyKey, Query};
@@ -217,6 +218,7 @@ impl From<Row> for Program {
 pub(crate) async fn create(
     State(app): State<App>,
     at: Scoped,
+    actor: Actor,
     idempotency: IdempotencyKey,
     body: Body<NewProgram>,
 ) -> Result<Response, Problem> {
@@ -265,7 +267,22 @@ pub(crate) async fn create(
     .bind(row.created_at)
     .execute(creation.connection())
     .await?;
-    creation.finish(&Program::from(row), &[]).await
+    let program = Program::from(row);
+    let change = Change {
+        kind: "program",
+        id: program.id.to_string(),
+        before: None,
+        after: Some(audit::shown(&program)?),
+    };
+    let audit = Audit {
+        tenant: at.tenant,
+        actor: &actor,
+        at: program.created_at,
+    };
+    audit
+        .note(creation.connection(), Action::Created, &[change])
+        .await?;
+    creation.finish(&program, &[]).await
 }
 
 /// List programs
@@ -332,6 +349,7 @@ async fn find(connection: &mut PgConnection, tenant: TenantId, id: i64) -> Resul
 pub(crate) async fn change(
     State(app): State<App>,
     at: Scoped,
+    actor: Actor,
     id: Id,
     body: Body<ProgramChange>,
 ) -> Result<Json<Program>, Problem> {
@@ -355,6 +373,13 @@ pub(crate) async fn change(
     }
     checks.finish()?;
     let mut transaction = app.postgres.begin().await?;
+    // One at a time, so that the log says what each one changed.
+    sqlx::query("SELECT FROM programs WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE")
+        .bind(at.tenant)
+        .bind(id.0)
+        .execute(&mut *transaction)
+        .await?;
+    let before = Program::from(find(&mut transaction, at.tenant, id.0).await?);
     sqlx::query(
         "UPDATE programs SET name = COALESCE($3, name), window_seconds = COALESCE($4, window_seconds),
                 hold_seconds = COALESCE($5, hold_seconds), override_hosts = COALESCE($6, override_hosts),
@@ -380,6 +405,24 @@ pub(crate) async fn change(
     if change.window_seconds.is_some() || change.override_hosts.is_some() {
         edge_index::program_changed(&mut transaction, row.id).await?;
     }
+    let program = Program::from(row);
+    let difference = audit::difference(&audit::shown(&before)?, &audit::shown(&program)?);
+    if let Some((before, after)) = difference {
+        let change = Change {
+            kind: "program",
+            id: program.id.to_string(),
+            before: Some(before),
+            after: Some(after),
+        };
+        let audit = Audit {
+            tenant: at.tenant,
+            actor: &actor,
+            at: app.clock.now(),
+        };
+        audit
+            .note(&mut transaction, Action::Changed, &[change])
+            .await?;
+    }
     transaction.commit().await?;
-    Ok(Json(row.into()))
+    Ok(Json(program))
 }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tributary_shared::commission;
 use tributary_shared::ids::{ProgramId, TenantId};
@@ -15,7 +15,8 @@ use tributary_shared::money::Currency;
 use utoipa::{IntoParams, ToSchema};
 
 use super::TenantHeader;
-use crate::auth::Scoped;
+use crate::audit::{Action, Audit, Change};
+use crate::auth::{Actor, Scoped};
 use crate::error::Problem;
 use crate::extract::{Body, Format, Id, Name, Query};
 use crate::pages::{AfterId, Asked, Page};
@@ -168,6 +169,7 @@ pub(crate) fn check(checks: &mut Checks, document: &Value, currency: Currency) {
 pub(crate) async fn put(
     State(app): State<App>,
     at: Scoped,
+    actor: Actor,
     id: Id,
     Name(name): Name,
     body: Body<RuleVersion>,
@@ -197,9 +199,9 @@ pub(crate) async fn put(
     .bind(&name)
     .fetch_optional(&mut *transaction)
     .await?;
-    match latest {
-        Some(latest) if latest.document == new.document && latest.active == new.active => {
-            return Ok(Json(latest));
+    match &latest {
+        Some(same) if same.document == new.document && same.active == new.active => {
+            return latest.map(Json).ok_or_else(Problem::internal);
         }
         Some(latest) if latest.version >= MAX_VERSIONS => {
             let text =
@@ -238,6 +240,23 @@ pub(crate) async fn put(
     .bind(app.clock.now())
     .fetch_one(&mut *transaction)
     .await?;
+    let state = |rule: &Rule| json!({"version": rule.version, "document": rule.document, "active": rule.active});
+    let change = Change {
+        kind: "rule",
+        id: format!("{}/{name}", id.0),
+        before: latest.as_ref().map(state),
+        after: Some(state(&rule)),
+    };
+    let action = match latest {
+        Some(_) => Action::Changed,
+        None => Action::Created,
+    };
+    let audit = Audit {
+        tenant: at.tenant,
+        actor: &actor,
+        at: app.clock.now(),
+    };
+    audit.note(&mut transaction, action, &[change]).await?;
     transaction.commit().await?;
     Ok(Json(rule))
 }

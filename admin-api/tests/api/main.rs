@@ -27,6 +27,7 @@ mod payouts;
 mod payout_files;
 mod postbacks;
 mod privacy;
+mod review;
 mod rules;
 mod statements;
 mod sources;

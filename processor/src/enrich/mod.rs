@@ -13,7 +13,7 @@ use tributary_shared::signals;
 
 pub(crate) use agents::Agents;
 pub use agents::AgentsError;
-pub(crate) use places::Places;
+pub(crate) use places::{Countries, Places};
 pub(crate) use referrers::Referrers;
 pub(crate) use windows::Windows;
 

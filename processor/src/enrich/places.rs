@@ -1,7 +1,7 @@
 //! Where an address lies, and whose network it is, by the operator's files. Their entries are remembered as
 //! columns: addresses are many, but they share few entries.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,6 +74,21 @@ impl<T: Default> File<T> {
     }
 }
 
+/// The countries of addresses, by the file of cities. Nothing is remembered: it is for orders, which are few.
+#[derive(Clone, Default)]
+pub(crate) struct Countries(Option<Arc<GeoFile>>);
+
+impl Countries {
+    /// ISO 3166-1 alpha-2; none: not known.
+    pub(crate) fn of(&self, address: IpAddr) -> Option<String> {
+        let country = self
+            .0
+            .as_ref()?
+            .read(address, |entry| entry.place().country);
+        country.filter(|country| !country.is_empty())
+    }
+}
+
 /// The files.
 pub(crate) struct Places {
     cities: File<Place>,
@@ -92,6 +107,11 @@ impl Places {
             networks: File::open(config.network_file.as_deref(), "NETWORK_FILE", stop)?,
             data_centres: numbers.collect(),
         })
+    }
+
+    /// Of the same file, which stays current.
+    pub(crate) fn countries(&self) -> Countries {
+        Countries(self.cities.file.clone())
     }
 
     pub(crate) fn place(&mut self, address: Ipv6Addr) -> Arc<Place> {

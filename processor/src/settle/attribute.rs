@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use tributary_shared::commission;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId};
 
+use super::around::Around;
+
 /// How far the clocks of two edges may differ: a click this much after "its" conversion still counts.
 pub(crate) const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// How long a fingerprint is worth anything.
@@ -128,6 +130,9 @@ pub(crate) struct ClickFacts {
     pub(crate) is_bot: bool,
     /// As the column of the facts.
     pub(crate) signals: u16,
+    /// None: it was not counted, by an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) around: Option<Around>,
     /// Which of the tenant's blocked addresses, networks or sites it came from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) blocked: Vec<String>,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use tributary_shared::commission::{
-    self, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
+    self, CLICK, Number, PayIn, Rule, RuleSet, UplineOf, Uplines, Version,
 };
 use tributary_shared::customers::CustomerHash;
 use tributary_shared::fraud::Settings;
@@ -18,6 +18,8 @@ use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
 use super::attribute::{Model, Step, Terms};
+use super::click_counts::ClickCount;
+use super::judge::{FEW_ORDERS, Orders, Rate};
 use super::position::Position;
 use crate::reports::{self, Report};
 
@@ -144,13 +146,16 @@ struct RuleRow {
 /// id say whether there is a newer one.
 pub(super) type Rules = Cache<ProgramId, ((i64, i64), Arc<RuleSet>)>;
 
+/// Most affiliates above one who get something: shared/migrations/postgres has the same.
+const MAX_LEVELS: usize = 10;
 /// Programs whose rules are kept in memory.
 pub(super) const MAX_PROGRAMS: usize = 1000;
 
-/// What rules and uplines ask of an affiliate.
+/// What rules and uplines ask of an affiliate, from some time on.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct Affiliate {
-    pub(super) id: AffiliateId,
+    affiliate_id: AffiliateId,
+    valid_from: DateTime<Utc>,
     pub(super) parent_id: Option<AffiliateId>,
     pub(super) email: Option<String>,
     pub(super) tier: Option<String>,
@@ -183,15 +188,40 @@ pub(super) struct Renewal {
 pub(super) struct Known {
     pub(super) conversions: Vec<Before>,
     pub(super) reports: BTreeMap<Uuid, Vec<Report>>,
+    /// Of conversions that are numbers of clicks.
+    pub(super) clicks: BTreeMap<Uuid, ClickCount>,
     pub(super) commissions: BTreeMap<Uuid, Vec<Commission>>,
     pub(super) decisions: BTreeMap<Uuid, Decision>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) coupons: BTreeMap<(TenantId, String), Coupon>,
     pub(super) programs: BTreeMap<ProgramId, Program>,
-    pub(super) affiliates: BTreeMap<AffiliateId, Affiliate>,
+    /// The versions of each, in the order of time.
+    affiliates: BTreeMap<AffiliateId, Vec<Affiliate>>,
     pub(super) erased: BTreeSet<(TenantId, CustomerHash)>,
     /// Of conversions that renew an order: that order.
     pub(super) origins: BTreeMap<Uuid, Origin>,
+}
+
+impl Known {
+    /// The affiliate as it was at `at`; as it was at first where it is younger.
+    pub(super) fn affiliate(&self, id: AffiliateId, at: DateTime<Utc>) -> Option<&Affiliate> {
+        let versions = self.affiliates.get(&id)?;
+        let later = versions.partition_point(|version| version.valid_from <= at);
+        versions.get(later.saturating_sub(1))
+    }
+
+    /// His parent, its parent and so on, as it was at `at`. Nobody stands in it twice, so a circle ends.
+    pub(super) fn above(&self, id: AffiliateId, at: DateTime<Utc>) -> Vec<AffiliateId> {
+        let parent = |id: AffiliateId| self.affiliate(id, at)?.parent_id;
+        let mut line = vec![id];
+        while let Some(next) = line.last().and_then(|last| parent(*last))
+            && line.len() <= MAX_LEVELS
+            && !line.contains(&next)
+        {
+            line.push(next);
+        }
+        line.split_off(1)
+    }
 }
 
 /// Locks the conversions, those that nobody else settles just now, and reads what was reported and decided of them.
@@ -214,6 +244,17 @@ pub(super) async fn conversions(
     for report in reports::of(connection, ids).await? {
         let of = known.reports.entry(report.conversion_id).or_default();
         of.push(report);
+    }
+    if known.conversions.iter().any(|of| of.event == CLICK) {
+        let counts: Vec<ClickCount> = sqlx::query_as(
+            "SELECT conversion_id, program_id, affiliate_id, link_id, from_at, country, device, campaign, subs, clicks
+             FROM click_counts WHERE conversion_id = ANY($1)",
+        )
+        .bind(ids)
+        .fetch_all(&mut *connection)
+        .await?;
+        let by_id = |count: ClickCount| (count.conversion_id, count);
+        known.clicks = counts.into_iter().map(by_id).collect();
     }
     let commissions: Vec<Commission> = sqlx::query_as(
         "SELECT id, conversion_id, affiliate_id, program_id, part, currency, gross, rule_id, rule_version, state, hold_until, pending, available,
@@ -406,7 +447,7 @@ pub(super) async fn programs(
         let rules = match cached {
             Some((_, rules)) => rules,
             None => {
-                let rules = Arc::new(rules(connection, row).await?);
+                let rules = Arc::new(rules(connection, row.id, &row.currency).await?);
                 cache.insert(row.id, (version, Arc::clone(&rules)));
                 rules
             }
@@ -426,14 +467,19 @@ pub(super) async fn programs(
     Ok(())
 }
 
-async fn rules(connection: &mut PgConnection, of: &ProgramRow) -> Result<RuleSet, sqlx::Error> {
+/// All versions of a program's rules, as far as they can be read.
+pub(super) async fn rules(
+    connection: &mut PgConnection,
+    of: ProgramId,
+    currency: &str,
+) -> Result<RuleSet, sqlx::Error> {
     let rows: Vec<RuleRow> = sqlx::query_as(
         "SELECT id, program_id, name, version, document, active, created_at FROM commission_rules WHERE program_id = $1",
     )
-    .bind(of.id)
+    .bind(of)
     .fetch_all(connection)
     .await?;
-    let Ok(currency) = of.currency.parse() else {
+    let Ok(currency) = currency.parse() else {
         return Ok(RuleSet::default());
     };
     let version = |row: RuleRow| match Rule::read(&row.document.0, currency) {
@@ -454,27 +500,37 @@ async fn rules(connection: &mut PgConnection, of: &ProgramRow) -> Result<RuleSet
     Ok(RuleSet::new(rows.into_iter().filter_map(version)))
 }
 
-/// These affiliates, their parents, theirs and so on.
+/// These affiliates, their parents, theirs and so on, as they were at these times: of each the versions from the one in force
+/// at the first of them on to the last. One that is younger than all of them is known by its first version.
 pub(super) async fn affiliates(
     connection: &mut PgConnection,
     known: &mut Known,
-    affiliates: &BTreeSet<AffiliateId>,
+    wanted: &BTreeSet<(AffiliateId, DateTime<Utc>)>,
 ) -> Result<(), sqlx::Error> {
-    if affiliates.is_empty() {
+    let times = || wanted.iter().map(|(_, at)| *at);
+    let (Some(first), Some(last)) = (times().min(), times().max()) else {
         return Ok(());
-    }
+    };
+    let ids: BTreeSet<AffiliateId> = wanted.iter().map(|(id, _)| *id).collect();
     let rows: Vec<Affiliate> = sqlx::query_as(
         "WITH RECURSIVE line AS (
-             SELECT id, tenant_id, parent_id, 0 AS level FROM affiliates WHERE id = ANY($1)
+             SELECT id, 0 AS level FROM unnest($1::bigint[]) AS w (id)
              UNION
-             SELECT a.id, a.tenant_id, a.parent_id, level + 1 FROM line
-             JOIN affiliates a ON a.tenant_id = line.tenant_id AND a.id = line.parent_id WHERE level < 10)
-         SELECT id, parent_id, email, tier, groups, tags, certifications FROM affiliates WHERE id IN (SELECT id FROM line)",
+             SELECT v.parent_id, level + 1 FROM line, affiliate_versions_between(line.id, $2, $3) v
+             WHERE level < $4 AND v.parent_id IS NOT NULL)
+         SELECT v.affiliate_id, v.valid_from, v.parent_id, v.email, v.tier, v.groups, v.tags, v.certifications
+         FROM (SELECT DISTINCT id FROM line) AS l, affiliate_versions_between(l.id, $2, $3) v ORDER BY v.affiliate_id, v.valid_from",
     )
-    .bind(affiliates.iter().copied().collect::<Vec<_>>())
+    .bind(ids.into_iter().collect::<Vec<_>>())
+    .bind(first)
+    .bind(last)
+    .bind(i32::try_from(MAX_LEVELS).unwrap_or(i32::MAX))
     .fetch_all(connection)
     .await?;
-    known.affiliates = rows.into_iter().map(|row| (row.id, row)).collect();
+    for row in rows {
+        let versions = known.affiliates.entry(row.affiliate_id).or_default();
+        versions.push(row);
+    }
     Ok(())
 }
 
@@ -543,6 +599,56 @@ pub(super) async fn from_addresses(
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().collect())
+}
+
+/// Orders that are counted of an affiliate lately, and before: no more, so that a busy one costs no more.
+const COUNTED: i64 = 1000;
+const HOUR_SECONDS: i64 = 3600;
+const WEEK_SECONDS: i64 = 7 * 86_400;
+
+/// How many orders each of these affiliates had up to this conversion, and before: (conversion, affiliate, time).
+pub(super) async fn rates(
+    connection: &mut PgConnection,
+    of: &[(Uuid, AffiliateId, DateTime<Utc>)],
+) -> Result<BTreeMap<Uuid, Rate>, sqlx::Error> {
+    if of.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // Before: only where lately there were more than a few.
+    let rows: Vec<(Uuid, i64, Option<i64>, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT w.id, h.orders, h.seconds, b.orders, b.seconds
+         FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS w (id, affiliate_id, at),
+              LATERAL (SELECT count(*) AS orders, extract(epoch FROM w.at - min(converted_at))::bigint AS seconds FROM (
+                  SELECT converted_at FROM conversions c WHERE c.affiliate_id = w.affiliate_id AND c.event <> 'click'
+                  AND c.converted_at > w.at - interval '1 hour' AND (c.converted_at, c.id) < (w.at, w.id)
+                  ORDER BY c.converted_at DESC, c.id DESC LIMIT $4) x) AS h,
+              LATERAL (SELECT count(*) AS orders, extract(epoch FROM w.at - interval '1 hour' - min(converted_at))::bigint AS seconds FROM (
+                  SELECT converted_at FROM conversions c WHERE c.affiliate_id = w.affiliate_id AND c.event <> 'click'
+                  AND c.converted_at > w.at - interval '1 hour' - interval '7 days' AND c.converted_at <= w.at - interval '1 hour'
+                  ORDER BY c.converted_at DESC, c.id DESC LIMIT CASE WHEN h.orders >= $5 THEN $4 ELSE 0 END) x) AS b",
+    )
+    .bind(of.iter().map(|o| o.0).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.1).collect::<Vec<_>>())
+    .bind(of.iter().map(|o| o.2).collect::<Vec<_>>())
+    .bind(COUNTED)
+    .bind(FEW_ORDERS)
+    .fetch_all(connection)
+    .await?;
+    let orders = |count: i64, seconds: Option<i64>, all: i64| Orders {
+        count,
+        // Of more than are counted: the time that these took.
+        seconds: match seconds {
+            Some(seconds) if count >= COUNTED => seconds.clamp(1, all),
+            _ => all,
+        },
+    };
+    let rate = |(id, lately, took, before, before_took)| {
+        let mut lately = orders(lately, took, HOUR_SECONDS);
+        lately.count += 1; // itself
+        let before = orders(before, before_took, WEEK_SECONDS);
+        (id, Rate { lately, before })
+    };
+    Ok(rows.into_iter().map(rate).collect())
 }
 
 /// For each of these conversions whether an earlier one of its customer is known: (id, tenant, customer, time) → id.

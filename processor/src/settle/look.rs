@@ -14,6 +14,7 @@ use tributary_shared::click_token;
 use tributary_shared::ids::{AffiliateId, LinkId, ProgramId, TenantId};
 use uuid::Uuid;
 
+use super::around::{Around, Asked, SOURCE, around};
 use super::attribute::{CLOCK_SKEW, ClickFacts, Evidence, Touchpoint};
 use super::link_of;
 use super::load::{self, Suspect};
@@ -104,11 +105,23 @@ struct Clicked {
     address: String,
     network: String,
     referrer_domain: String,
+    /// 0: not known.
+    source: u64,
     #[serde(skip)]
     blocked: Vec<String>,
+    #[serde(skip)]
+    around: Option<Around>,
 }
 
 impl Clicked {
+    fn asked(&self, who: u64) -> Asked {
+        Asked {
+            link: self.link_id,
+            at_ms: self.at_ms,
+            who,
+        }
+    }
+
     fn facts(&self) -> ClickFacts {
         let mut subs = self.subs.iter().cloned();
         ClickFacts {
@@ -118,9 +131,15 @@ impl Clicked {
             subs: std::array::from_fn(|_| subs.next().unwrap_or_default()),
             is_bot: self.is_bot != 0,
             signals: self.signals,
+            around: self.around,
             blocked: self.blocked.clone(),
         }
     }
+}
+
+/// What a [`Clicked`] holds.
+fn columns() -> String {
+    format!("{COLUMNS}, {SOURCE} AS source")
 }
 
 const COLUMNS: &str = "click_id, toUnixTimestamp64Milli(received_at) AS at_ms, program_id, affiliate_id, link_id, visitor_id, fingerprint,
@@ -140,9 +159,7 @@ pub(super) async fn look(
         .filter_map(|report| report.click_id.as_deref())
         .collect();
     let mut named = clicks_named(facts, tenant, &named).await?;
-    note_blocked(postgres, tenant, named.values_mut()).await?;
-
-    let said = |report: &Report| {
+    let said = |named: &BTreeMap<String, Clicked>, report: &Report| {
         let click = report.click_id.as_deref().and_then(|id| named.get(id));
         let visitor = report.visitor_id.map(|id| stored_visitor(&id));
         let visitors = [click.map(|click| click.visitor_id), visitor];
@@ -151,7 +168,12 @@ pub(super) async fn look(
         let visitors: Vec<u64> = visitors.into_iter().flatten().filter(is_known).collect();
         (visitors, fingerprint.filter(is_known))
     };
-    let all = || reports.values().flatten().map(said);
+    let all = || {
+        reports
+            .values()
+            .flatten()
+            .map(|report| said(&named, report))
+    };
     let visitors: BTreeSet<u64> = all().flat_map(|(visitors, _)| visitors).collect();
     let fingerprints: BTreeSet<u64> = all().filter_map(|(_, fingerprint)| fingerprint).collect();
     let times = || reports.values().flatten().map(|report| report.reported_at);
@@ -179,12 +201,10 @@ pub(super) async fn look(
     )
     .await?;
 
-    note_blocked(
-        postgres,
-        tenant,
-        by_visitor.iter_mut().chain(&mut by_fingerprint),
-    )
-    .await?;
+    let clicks = named.values_mut().chain(&mut by_visitor);
+    let mut clicks: Vec<&mut Clicked> = clicks.chain(&mut by_fingerprint).collect();
+    note_blocked(postgres, tenant, &mut clicks).await?;
+    note_around(facts, tenant, &mut clicks).await?;
 
     let mut found = Found::default();
     for (id, reports) in reports {
@@ -199,7 +219,7 @@ pub(super) async fn look(
             one.complete &= !missing;
             let facts = click.and_then(|id| Some((id.to_owned(), named.get(id)?.facts())));
             one.named.extend(facts);
-            let (visitors, fingerprint) = said(report);
+            let (visitors, fingerprint) = said(&named, report);
             let of_visitor = by_visitor
                 .iter()
                 .filter(|c| visitors.contains(&c.visitor_id));
@@ -220,9 +240,8 @@ pub(super) async fn look(
 async fn note_blocked(
     postgres: &PgPool,
     tenant: TenantId,
-    clicks: impl Iterator<Item = &mut Clicked>,
+    clicks: &mut [&mut Clicked],
 ) -> Result<(), sqlx::Error> {
-    let clicks: Vec<&mut Clicked> = clicks.collect();
     let of = |place: usize, click: &Clicked| {
         let place = i64::try_from(place).unwrap_or(i64::MAX);
         [
@@ -244,7 +263,6 @@ async fn note_blocked(
             value,
         })
         .collect();
-    let mut clicks = clicks;
     for (place, text) in load::blocked(&mut *postgres.acquire().await?, &asked).await? {
         let click = usize::try_from(place)
             .ok()
@@ -252,6 +270,22 @@ async fn note_blocked(
         if let Some(click) = click {
             click.blocked.push(text);
         }
+    }
+    Ok(())
+}
+
+/// Notes of each click what other clicks lie around it.
+async fn note_around(
+    facts: &Client,
+    tenant: TenantId,
+    clicks: &mut [&mut Clicked],
+) -> Result<(), clickhouse::error::Error> {
+    let visitors = clicks.iter().map(|click| click.asked(click.visitor_id));
+    let sources = clicks.iter().map(|click| click.asked(click.source));
+    let counted = around(facts, tenant, &visitors.collect(), &sources.collect()).await?;
+    for click in clicks {
+        let (visitor, source) = (click.asked(click.visitor_id), click.asked(click.source));
+        click.around = Some(counted(visitor, source));
     }
     Ok(())
 }
@@ -268,8 +302,9 @@ async fn clicks_named(
         return Ok(BTreeMap::new());
     }
     let sql = format!(
-        "SELECT {COLUMNS} FROM clicks WHERE tenant_id = ? AND link_id IN ?
-         AND received_at IN (SELECT fromUnixTimestamp64Milli(arrayJoin(?), 'UTC')) AND click_id IN ?"
+        "SELECT {} FROM clicks WHERE tenant_id = ? AND link_id IN ?
+         AND received_at IN (SELECT fromUnixTimestamp64Milli(arrayJoin(?), 'UTC')) AND click_id IN ?",
+        columns()
     );
     let ids: Vec<&str> = ids.iter().copied().collect();
     let rows: Vec<Clicked> = (facts.query(&sql).bind(tenant.0))
@@ -297,10 +332,11 @@ async fn others(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT {COLUMNS} FROM clicks WHERE tenant_id = ? AND {column} IN ?
+        "SELECT {} FROM clicks WHERE tenant_id = ? AND {column} IN ?
          AND received_at BETWEEN fromUnixTimestamp64Milli(?, 'UTC') AND fromUnixTimestamp64Milli(?, 'UTC')
          AND is_bot = 0 AND outcome = 0 AND link_id != 0
-         ORDER BY received_at DESC LIMIT {limit} BY {column}"
+         ORDER BY received_at DESC LIMIT {limit} BY {column}",
+        columns()
     );
     let values: Vec<u64> = values.iter().copied().collect();
     (facts.query(&sql).bind(tenant.0).bind(&values))

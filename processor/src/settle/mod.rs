@@ -10,10 +10,14 @@
 //! | `price` | what that earns by the program's rules |
 //! | `position` | where in the ledger that should stand |
 //! | `load`, `write` | PostgreSQL, with one question or statement for many conversions |
-//! | `look` | the shopper's other clicks, from the facts |
+//! | `look`, `around` | the shopper's other clicks, and those around them, from the facts |
+//! | `clicks`, `click_counts` | the task that makes conversions of clicks that are paid for |
 //! | `due` | the task that comes back to conversions when time has passed or somebody decided |
 
+mod around;
 mod attribute;
+mod click_counts;
+pub(crate) mod clicks;
 pub(crate) mod due;
 mod judge;
 mod load;
@@ -91,6 +95,7 @@ impl Settler {
         let now = self.clock.now();
         let mut known = load::conversions(connection, ids).await?;
         let reports = std::mem::take(&mut known.reports);
+        let clicks = std::mem::take(&mut known.clicks);
         let conversions = std::mem::take(&mut known.conversions);
         self.load_evidence(connection, &mut known, &reports).await?;
         let renewals = renewals(&conversions, &reports, &known);
@@ -99,8 +104,15 @@ impl Settler {
         let mut cases: Vec<Case<'_>> = conversions
             .iter()
             .filter_map(|before| {
-                let order = Order::of(reports.get(&before.id)?)?;
-                let (touchpoints, unusable) = self.touchpoints(before, &order, &known, found);
+                let count = clicks.get(&before.id);
+                let order = match count {
+                    Some(count) => Order::of_clicks(count),
+                    None => Order::of(reports.get(&before.id)?)?,
+                };
+                let (touchpoints, unusable) = match count {
+                    Some(count) => (vec![count.touchpoint()], None),
+                    None => self.touchpoints(before, &order, &known, found),
+                };
                 let looked = found.and_then(|found| found.of(before.id));
                 let looks = looked.map_or(before.looks, |of| look::after(before.looks, of));
                 Some(Case {
@@ -137,14 +149,7 @@ impl Settler {
                 reason => (reason, path),
             });
         }
-        let credited = cases
-            .iter()
-            .filter_map(|case| case.attribution.as_ref().ok());
-        let credited: BTreeSet<AffiliateId> = credited
-            .flat_map(|attribution| attribution.shares())
-            .map(|(affiliate, _)| affiliate)
-            .collect();
-        load::affiliates(connection, &mut known, &credited).await?;
+        load::affiliates(connection, &mut known, &affiliates_asked(&cases)).await?;
         let new_customers = new_customers(connection, &cases, &known).await?;
 
         judge_all(connection, &mut cases, &known).await?;
@@ -315,6 +320,21 @@ fn renewals(
     renew.filter_map(renewal).collect()
 }
 
+/// Who is credited, as of which times: when it was ordered, for the judgement; of the rules, for the price.
+fn affiliates_asked(cases: &[Case<'_>]) -> BTreeSet<(AffiliateId, DateTime<Utc>)> {
+    let mut asked = BTreeSet::new();
+    for case in cases {
+        let times = [
+            case.order.converted_at,
+            price::rules_at(case.before, &case.order),
+        ];
+        for (affiliate, _) in case.attribution.iter().flat_map(Attribution::shares) {
+            asked.extend(times.map(|at| (affiliate, at)));
+        }
+    }
+    asked
+}
+
 /// Judges what is credited to somebody: there is nothing to win by the rest.
 async fn judge_all(
     connection: &mut PgConnection,
@@ -322,7 +342,7 @@ async fn judge_all(
     known: &Known,
 ) -> Result<(), sqlx::Error> {
     let mut suspects: Vec<Suspect> = Vec::new();
-    let mut addresses = Vec::new();
+    let (mut addresses, mut credited) = (Vec::new(), Vec::new());
     for (place, case) in cases.iter().enumerate() {
         let Ok(attribution) = &case.attribution else {
             continue;
@@ -352,9 +372,13 @@ async fn judge_all(
         }));
         let at = order.converted_at;
         addresses.extend(address.map(|address| (case.before.id, tenant, address, at)));
+        if order.clicks.is_none() {
+            credited.push((case.before.id, attribution.leading().affiliate_id, at));
+        }
     }
     let blocked = load::blocked(connection, &suspects).await?;
     let from_addresses = load::from_addresses(connection, &addresses).await?;
+    let rates = load::rates(connection, &credited).await?;
     for (place, case) in cases.iter_mut().enumerate() {
         let Ok(attribution) = &case.attribution else {
             continue;
@@ -368,7 +392,9 @@ async fn judge_all(
             .filter(|(of, _)| usize::try_from(*of) == Ok(place));
         let facts = leading.facts.as_ref();
         let of_click = facts.map(|facts| facts.blocked.clone()).unwrap_or_default();
-        let is_click = leading.evidence != Evidence::Coupon;
+        let is_click = leading.evidence != Evidence::Coupon && case.order.clicks.is_none();
+        let order_from = case.order.country.map(str::to_owned);
+        let click_from = facts.map(|facts| facts.country.clone());
         let others = attribution.path.iter().map(|step| &step.touchpoint);
         let others = others.filter(|t| t.affiliate_id != leading.affiliate_id && t.at < leading.at);
         let evidence = judge::Evidence {
@@ -378,7 +404,10 @@ async fn judge_all(
             is_own: is_own(case, leading.affiliate_id, known),
             from_address: from_addresses.get(&case.before.id).copied().unwrap_or(0),
             is_bot: facts.is_some_and(|facts| facts.is_bot),
+            countries: order_from.zip(click_from.filter(|of| !of.is_empty())),
+            rate: rates.get(&case.before.id).copied().unwrap_or_default(),
             click_signals: facts.map_or(0, |facts| facts.signals),
+            around: facts.and_then(|facts| facts.around),
             blocked: mine.map(|(_, text)| text.clone()).chain(of_click).collect(),
         };
         case.verdict = judge::judge(&program.fraud, &evidence);
@@ -388,10 +417,8 @@ async fn judge_all(
 
 /// Whether the customer is called as the affiliate's e-mail address.
 fn is_own(case: &Case<'_>, affiliate: AffiliateId, known: &Known) -> bool {
-    let email = known
-        .affiliates
-        .get(&affiliate)
-        .and_then(|of| of.email.as_deref());
+    let affiliate = known.affiliate(affiliate, case.order.converted_at);
+    let email = affiliate.and_then(|of| of.email.as_deref());
     case.order
         .customer_id
         .zip(email)

@@ -18,7 +18,8 @@ use tributary_shared::customers::CustomerHash;
 use tributary_shared::money::Currency;
 use uuid::Uuid;
 
-use crate::reports::{Item, Report, Status};
+use super::click_counts::ClickCount;
+use crate::reports::{Item, Report, Source, Status};
 
 /// A conversion by its reports.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +39,11 @@ pub(crate) struct Order<'r> {
     pub(crate) new_customer: Option<bool>,
     /// The shopper's, by his browser or the merchant's word.
     pub(crate) address: Option<IpAddr>,
+    /// Where that address lies; none: not known.
+    pub(crate) country: Option<&'r str>,
     pub(crate) email_domain: Option<&'r str>,
+    /// How many clicks it is, where it is no order but clicks that are paid for.
+    pub(crate) clicks: Option<u64>,
     /// When the first report came.
     pub(crate) converted_at: DateTime<Utc>,
     /// What could not be followed.
@@ -108,6 +113,9 @@ impl<'r> Order<'r> {
                 click_ids.push(id);
             }
         }
+        // Of a customer who was erased the country stays.
+        let is_placed = |report: &&&Report| report.address.is_some() || report.country.is_some();
+        let from = who.iter().find(is_placed);
         Some(Self {
             status: match stated {
                 Status::Rejected => Status::Rejected,
@@ -124,11 +132,34 @@ impl<'r> Order<'r> {
             click_ids,
             customer_id: who.iter().find_map(|report| report.customer_id),
             new_customer: who.iter().find_map(|report| report.new_customer),
-            address: who.iter().find_map(|report| report.address),
+            address: from.and_then(|report| report.address),
+            country: from.and_then(|report| report.country.as_deref()),
             email_domain: who.iter().find_map(|report| report.email_domain.as_deref()),
+            clicks: None,
             converted_at,
             note,
         })
+    }
+
+    /// Clicks that are paid for: worth nothing themselves, nobody's order, of the time when their period begins.
+    pub(crate) fn of_clicks(count: &ClickCount) -> Self {
+        Self {
+            status: Status::Pending,
+            currency: None,
+            amount: Decimal::ZERO,
+            refunded: Decimal::ZERO,
+            items: &[],
+            coupon: None,
+            click_ids: Vec::new(),
+            customer_id: None,
+            new_customer: None,
+            address: None,
+            country: None,
+            email_domain: None,
+            clicks: Some(count.clicks()),
+            converted_at: count.from_at,
+            note: None,
+        }
     }
 }
 
@@ -174,6 +205,7 @@ mod tests {
             visitor_id: None,
             fingerprint: None,
             address: None,
+            country: None,
             user_agent: None,
             email_domain: None,
             names: Vec::new(),

@@ -18,9 +18,6 @@ use super::load::{self, Before, Known};
 use super::order::Order;
 use crate::reports::{self, Status};
 
-/// Most affiliates above one who get something: shared/migrations/postgres has the same.
-const MAX_LEVELS: usize = 10;
-
 /// What somebody earns by a conversion.
 #[derive(Debug, Clone)]
 pub(super) struct Priced {
@@ -111,9 +108,8 @@ impl<'k> Pricing<'k> {
         }
     }
 
-    /// Whose time's rules are in force.
     fn rules_at(&self) -> DateTime<Utc> {
-        self.before.rules_at.unwrap_or(self.occasion.at)
+        rules_at(self.before, self.order)
     }
 
     /// Whether what was earned before decides about what is earned now.
@@ -134,7 +130,7 @@ impl<'k> Pricing<'k> {
         let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
             return Ok(outcome);
         };
-        if self.order.currency.is_none() {
+        if self.order.currency.is_none() && self.order.clicks.is_none() {
             return Ok(outcome); // the merchant has not said yet what it is worth
         }
         let rules = program.rules.at(self.rules_at());
@@ -157,7 +153,7 @@ impl<'k> Pricing<'k> {
                         pays,
                         &occasion,
                         &affiliate,
-                        &self.above(*id),
+                        &self.known.above(*id, self.rules_at()),
                         &figures,
                     )
                 }
@@ -218,8 +214,9 @@ impl<'k> Pricing<'k> {
         }
     }
 
+    /// As he was when the rules were in force by which this is priced.
     fn affiliate(&self, id: AffiliateId) -> Affiliate {
-        let Some(known) = self.known.affiliates.get(&id) else {
+        let Some(known) = self.known.affiliate(id, self.rules_at()) else {
             return Affiliate::new(id);
         };
         Affiliate {
@@ -229,13 +226,6 @@ impl<'k> Pricing<'k> {
             tags: known.tags.clone(),
             certifications: known.certifications.clone(),
         }
-    }
-
-    /// His parent, its parent and so on.
-    fn above(&self, id: AffiliateId) -> Vec<AffiliateId> {
-        let parent = |id: &AffiliateId| self.known.affiliates.get(id)?.parent_id;
-        let line = std::iter::successors(parent(&id), parent);
-        line.take(MAX_LEVELS).collect()
     }
 
     /// What was before this order, of orders that count.
@@ -264,6 +254,10 @@ impl<'k> Pricing<'k> {
                     let volume = match by {
                         Measure::Revenue => revenue,
                         Measure::Orders => Decimal::from(orders),
+                        Measure::Clicks => {
+                            let from = period.start(self.occasion.at);
+                            self.clicks(connection, affiliate, from).await?
+                        }
                     };
                     figures.volumes.insert((*by, *period), volume);
                 }
@@ -320,7 +314,7 @@ impl<'k> Pricing<'k> {
             "SELECT coalesce(sum(m.basis * (c.amount - c.refunded) / nullif(c.amount, 0) * CASE WHEN c.currency = $7 THEN 1 ELSE coalesce((
                         SELECT rate FROM exchange_rates x WHERE x.tenant_id = c.tenant_id AND x.base = c.currency AND x.quote = $7
                         ORDER BY x.valid_from > c.converted_at, abs(extract(epoch FROM x.valid_from - c.converted_at)) LIMIT 1), 0) END), 0),
-                    count(*)
+                    count(*) FILTER (WHERE c.event <> 'click')
              FROM commissions m JOIN conversions c ON c.id = m.conversion_id
              WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.part = 'direct' AND m.state <> 'rejected'
                AND ($4::timestamptz IS NULL OR (c.converted_at >= $4 AND m.created_at >= $4))
@@ -333,6 +327,28 @@ impl<'k> Pricing<'k> {
         .bind(self.order.converted_at)
         .bind(self.before.id)
         .bind(currency.code())
+        .fetch_one(connection)
+        .await
+    }
+
+    /// The affiliate's clicks that are paid for before these.
+    async fn clicks(
+        &self,
+        connection: &mut PgConnection,
+        affiliate: AffiliateId,
+        from: Option<DateTime<Utc>>,
+    ) -> Result<Decimal, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT coalesce(sum(k.clicks), 0) FROM click_counts k JOIN conversions c ON c.id = k.conversion_id
+             WHERE k.tenant_id = $1 AND k.affiliate_id = $2 AND k.program_id = $3 AND c.status <> 'rejected'
+               AND ($4::timestamptz IS NULL OR k.from_at >= $4) AND (k.from_at, k.conversion_id) < ($5, $6)",
+        )
+        .bind(self.before.tenant_id)
+        .bind(affiliate)
+        .bind(self.program_id)
+        .bind(from)
+        .bind(self.order.converted_at)
+        .bind(self.before.id)
         .fetch_one(connection)
         .await
     }
@@ -406,6 +422,11 @@ impl<'k> Pricing<'k> {
     }
 }
 
+/// Of which time the rules are by which a conversion is priced, and the affiliates as they look at them.
+pub(super) fn rules_at(before: &Before, order: &Order<'_>) -> DateTime<Utc> {
+    before.rules_at.unwrap_or(order.converted_at)
+}
+
 fn looks_at_history(need: &Need) -> bool {
     !matches!(need, Need::Rate { .. })
 }
@@ -447,6 +468,7 @@ fn occasion(
     let occasion = Occasion {
         items: order.items.iter().filter_map(item).collect(),
         coupon: order.coupon.unwrap_or_default().to_owned(),
+        count: order.clicks.unwrap_or(1),
         customer: Customer {
             identified: order.customer_id.is_some(),
             new: new_customer,

@@ -8,7 +8,7 @@ use crate::support::{Shop, World, wait_until};
 
 const PHONE: &str = "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/137.0.0.0 Mobile Safari/537.36";
 
-fn geography(name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn geography(name: &str) -> Option<std::path::PathBuf> {
     Some(
         format!(
             "{}/../shared/tests/data/{name}.mmdb",

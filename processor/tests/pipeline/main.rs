@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod clicks;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod conversions;
@@ -12,6 +14,8 @@ mod dead_letters;
 mod enriched;
 #[cfg(test)]
 mod facts;
+#[cfg(test)]
+mod judging;
 #[cfg(test)]
 mod money;
 #[cfg(test)]

@@ -365,7 +365,7 @@ async fn a_program_shares_out_over_all_who_led_to_the_order_even_when_their_clic
 }
 
 /// The next version of the program's rule of this name.
-async fn rule(world: &World, shop: &Shop, name: &str, document: serde_json::Value) {
+pub(crate) async fn rule(world: &World, shop: &Shop, name: &str, document: serde_json::Value) {
     sqlx::query(
         "INSERT INTO commission_rules (tenant_id, program_id, name, version, document, created_at)
          SELECT $1, $2, $3, coalesce(max(version), 0) + 1, $4, '2020-01-01' FROM commission_rules WHERE program_id = $2 AND name = $3",
@@ -399,6 +399,14 @@ async fn rules_look_at_the_order_its_items_the_affiliate_and_what_came_before() 
         .execute(&world.pool)
         .await
         .unwrap();
+    // And had them when the orders below came.
+    sqlx::query(
+        "INSERT INTO affiliate_versions SELECT tenant_id, id, '2020-01-01', parent_id, email, tier, groups, tags, certifications
+         FROM affiliates",
+    )
+    .execute(&world.pool)
+    .await
+    .unwrap();
     // From the second order of the month on 20 % in place of 10, shoes 50 %, and 5.00 for the first order.
     let tiers = serde_json::json!({"reward": {"kind": "percent", "percent": "10"},
         "tiers": {"by": "orders", "period": "month", "steps": [{"from": "1", "percent": "20"}]}});

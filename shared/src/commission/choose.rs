@@ -53,6 +53,11 @@ impl RuleSet {
         set
     }
 
+    /// All versions of each rule, in the order of time.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Vec<Version>> {
+        self.versions.values()
+    }
+
     /// The version of each rule that is in force at `at`: the latest that was valid by then, the
     /// earliest where none was (an order may be older than the first rule). Archived ones are left
     /// out.

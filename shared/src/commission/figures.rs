@@ -41,6 +41,7 @@ impl fmt::Display for Need {
                 let by = match by {
                     Measure::Revenue => "revenue",
                     Measure::Orders => "number of orders",
+                    Measure::Clicks => "number of clicks",
                 };
                 write!(f, "the affiliate's {by} {}", period.name())
             }

@@ -56,7 +56,7 @@ impl Given {
             Period::Year,
             Period::Lifetime,
         ] {
-            for by in [Measure::Revenue, Measure::Orders] {
+            for by in [Measure::Revenue, Measure::Orders, Measure::Clicks] {
                 figures.volumes.insert((by, period), 0.into());
             }
             for id in 1..=documents.as_array().unwrap().len() {
@@ -796,6 +796,20 @@ fn clicks_and_leads() {
         |given| given.clicks(1),
         &["direct to 7: 0.01 EUR by r1"],
     );
+    let tiers = json!([{"events": ["click"], "reward": flat("0.01"),
+        "tiers": {"by": "clicks", "period": "month", "steps": [{"from": "5000", "flat": "0.02"}]},
+        "cap": {"amount": "100", "period": "month"}}]);
+    for (before, expected, by_hand) in [
+        ("4999", "10.00 EUR", "4999 clicks before: 1000 × 0.01"),
+        ("5000", "20.00 EUR", "5000 clicks before: 1000 × 0.02"),
+    ] {
+        let given = |given: &mut Given| {
+            given.clicks(1_000);
+            given.volume(Measure::Clicks, Period::Month, before);
+        };
+        let expected = format!("direct to 7: {expected} by r1");
+        example(by_hand, &tiers, given, &[&expected]);
+    }
     example(
         "a lead without a value: 3",
         &rules,

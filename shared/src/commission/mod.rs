@@ -9,6 +9,7 @@
 //! steps that led there. The processor pays by it, the admin API previews by it.
 
 mod choose;
+mod clicks;
 mod condition;
 mod exchange;
 mod explain;
@@ -27,6 +28,7 @@ mod golden;
 mod properties;
 
 pub use choose::{RuleSet, Version};
+pub use clicks::{CLICK_FACTS, ClickPeriod};
 pub use condition::{Condition, MAX_EXPRESSION_CHARS};
 pub use exchange::Rate;
 pub use explain::{Step, What};

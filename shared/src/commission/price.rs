@@ -324,6 +324,8 @@ impl Pricing<'_> {
             Measure::Revenue => self.exchange.order_to_program(basis(lines.iter())?)?,
             Measure::Orders if self.occasion.event == CLICK => Decimal::ZERO,
             Measure::Orders => Decimal::ONE,
+            Measure::Clicks if self.occasion.event == CLICK => Decimal::from(self.occasion.count),
+            Measure::Clicks => Decimal::ZERO,
         };
         let after = before.checked_add(more).ok_or(PriceError::TooLarge)?;
         let reached = goal.reaches.0;
@@ -442,7 +444,10 @@ impl Pricing<'_> {
         };
         let given = self.exchange.program_to_pay(credited)?;
         part.add(given)?;
-        let mut text = format!(": {times} × {}", exact(flat, currency));
+        let mut text = match self.occasion.event.as_str() {
+            CLICK => format!(": {times} clicks at {}", exact(flat, currency)),
+            _ => format!(": {times} × {}", exact(flat, currency)),
+        };
         if credited != all {
             text.push_str(&format!(
                 ", of which {} is credited,",

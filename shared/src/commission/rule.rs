@@ -222,6 +222,8 @@ pub enum Measure {
     Revenue,
     /// How many it had a part in, leads and the like included; clicks are none.
     Orders,
+    /// Clicks that were paid for as such.
+    Clicks,
 }
 
 /// A calendar period in UTC, or all time.
@@ -451,7 +453,9 @@ impl Problems {
     fn volume(&mut self, path: &str, volume: Number, by: Measure, currency: Currency) {
         match by {
             Measure::Revenue => self.number(path, volume, MAX_AMOUNT, currency.minor_digits()),
-            Measure::Orders => self.number(path, volume, Decimal::from(MAX_ORDERS), 0),
+            Measure::Orders | Measure::Clicks => {
+                self.number(path, volume, Decimal::from(MAX_ORDERS), 0);
+            }
         }
     }
 
