@@ -655,3 +655,42 @@ async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected()
     );
     processor.stop().await;
 }
+
+/// Its own commission stays, but it now stands before one whose volume it adds to.
+#[tokio::test]
+async fn an_order_that_turns_out_to_be_older_counts_for_those_after_it() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    sqlx::query("UPDATE programs SET hold_seconds = 0, window_seconds = 86400")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query(
+        r#"INSERT INTO commission_rules (tenant_id, program_id, name, version, document)
+           VALUES ($1, $2, 'volume', 1, '{"priority": 1, "reward": {"kind": "percent", "percent": "10"}, "tiers": {
+               "by": "revenue", "period": "lifetime", "steps": [{"from": "1000", "percent": "20"}]}}')"#,
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let processor = world.processor(|_| {}).await;
+    let at = |minutes: i64, order_id: &str, amount: &str| Conversion {
+        accepted_at_us: (world.now() + TimeDelta::minutes(minutes)).timestamp_micros(),
+        click_id: visit.click_id.clone(),
+        ..report(&world, &shop, order_id, amount)
+    };
+    // 10 % of 900, of 50 and, with 950 before it, of 200.
+    world.publish_conversion(&at(0, "first", "900.00")).await;
+    world.publish_conversion(&at(60, "middle", "50.00")).await;
+    world.publish_conversion(&at(100, "moved", "200.00")).await;
+    becomes(&world, shop.affiliate, &[("available", dec!(115))]).await;
+    // It was placed before the one in the middle, which has 1,100 before it now: 20 % of 50.
+    world.publish_conversion(&at(30, "moved", "150.00")).await;
+    becomes(&world, shop.affiliate, &[("available", dec!(120))]).await;
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
