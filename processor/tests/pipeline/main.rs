@@ -20,3 +20,5 @@ mod once;
 mod postbacks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod writers;
