@@ -346,9 +346,9 @@ impl<'k> Pricing<'k> {
         from: Option<DateTime<Utc>>,
     ) -> Result<Decimal, sqlx::Error> {
         sqlx::query_scalar(
-            "SELECT coalesce(sum((part->>'earned')::numeric), 0)
-             FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.parts) AS part
-             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.state <> 'rejected' AND part->>'rule' = $4
+            "SELECT coalesce(sum((given.rule->>'earned')::numeric), 0)
+             FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.parts) AS given (rule)
+             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.state <> 'rejected' AND given.rule->>'rule' = $4
                AND ($5::timestamptz IS NULL OR (c.converted_at >= $5 AND m.created_at >= $5))
                AND (c.converted_at, c.id) < ($6, $7)",
         )
