@@ -75,7 +75,7 @@ pub(crate) struct Field {
     run: PathBuf,
     /// The launcher's children that were struck last, by name.
     struck: HashMap<&'static str, i32>,
-    pub(crate) processors: Processors,
+    pub(super) processors: Processors,
 }
 
 impl Field {
