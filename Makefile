@@ -8,7 +8,7 @@ launcher := target/release/tributary-local
 cargo_build := cargo build --release --workspace
 services := --bin redirector --bin processor --bin admin-api --bin tributary-local
 
-.PHONY: help run replay test fuzz bench bench-facts drill setup build fmt lint clean
+.PHONY: help run replay test fuzz bench bench-facts bench-money drill drill-money setup build fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -46,6 +46,11 @@ bench-facts: build ## the facts: way in, freshness, the dashboard's questions of
 	    $(launcher) exec --services --data "$$data/system" -- sh -c \
 	        'target/release/facts fresh && target/release/facts questions --clicks $(FACTS_CLICKS)'
 
+bench-money: build ## conversions a second of the processor's CPU
+	@$(cargo_build) --bin money
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	    $(launcher) exec --data "$$data" -- target/release/money speed
+
 # KAFKA_AWAY_SECONDS=20 and DRILL_ROUNDS=5 make the two longest drills short; DRILL_SEED draws other rounds.
 # Eight runtimes have eight segments in use, so that several processors have something to do. What dies is
 # restarted at once however often it does, or else fifty rounds would be spent waiting.
@@ -53,6 +58,12 @@ drill: build ## kill everything in turn and at random under load and count every
 	@$(cargo_build) --bin drill
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
 	    WORKERS=8 $(launcher) exec --services --longest-restart-pause-ms 500 --data "$$data" -- target/release/drill
+
+# MONEY_CONVERSIONS=5000 MONEY_KILLS=3 for a small one; MONEY_SEED draws other orders and other moments.
+drill-money: build ## 100,000 orders while processor and PostgreSQL are killed, every cent audited
+	@$(cargo_build) --bin money
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	    $(launcher) exec --longest-restart-pause-ms 500 --data "$$data" -- target/release/money audit
 
 setup: ## bring what is missing: Debian packages, the engines' files
 	@deploy/local/setup.sh

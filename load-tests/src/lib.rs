@@ -6,6 +6,7 @@
 //! | `load` | clicks at a constant rate, or as many as are answered | [`load`] |
 //! | `drill` | kills and withholds processes under load; no click may be lost or counted twice | [`drill`] |
 //! | `facts` | the cost from Kafka into ClickHouse beside inserts from memory | [`facts`] |
+//! | `money` | conversions a second of the processor's CPU; every cent audited while things are killed | [`money`] |
 //! | `peers` | the redirector's cost beside nginx's | [`peers`] |
 //!
 //! The replay: it replays 10,000 real requests as clicks, posts orders for some of them, and then checks with its
@@ -32,6 +33,7 @@ pub mod drill;
 mod error;
 pub mod facts;
 pub mod load;
+pub mod money;
 mod options;
 mod oracle;
 mod orders;

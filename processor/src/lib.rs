@@ -49,6 +49,7 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::producer::FutureProducer;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,7 @@ use tributary_shared::clock::Clock;
 use tributary_shared::engines::{self, kafka};
 use tributary_shared::events::{Click, Topic};
 use tributary_shared::migrations;
+use tributary_shared::secrets::KeyRing;
 use tributary_shared::telemetry::{self, Readiness, serve_operations};
 
 pub use cli::{Cli, Tool};
@@ -214,6 +216,24 @@ pub async fn run(
     pool.close().await;
     tracing::info!("processor stopped");
     outcome
+}
+
+/// Records and settles reports as the reader of topic `conversions` does with what it holds, until PostgreSQL has them. Returns how
+/// many of them can't be read; none when `shutdown` came first. With it, tests are many writers at once.
+pub async fn record(
+    pool: PgPool,
+    keys: KeyRing,
+    messages: &[Vec<u8>],
+    shutdown: CancellationToken,
+) -> Option<usize> {
+    let settler = Settler::new(keys, Clock::system());
+    let mut stage = Conversions::new(pool, settler, shutdown);
+    let mut unread = 0;
+    for message in messages {
+        unread += stage.take(message).await.ok()?.len();
+    }
+    stage.finish().await.ok()?;
+    Some(unread)
 }
 
 /// One topic's reading end.

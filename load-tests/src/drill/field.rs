@@ -23,11 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Where the launcher looks for holds, beside `run.json`.
 const HOLD_FOLDER: &str = "hold";
 /// The launcher's processor; the drill's own are counted from 2 on.
-pub(super) const PROCESSOR: &str = "processor";
+pub(crate) const PROCESSOR: &str = "processor";
 
 /// Whom a fault happens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Victim {
+pub(crate) enum Victim {
     /// The launcher's, by its name in `run.json`, the logs and the holds.
     Launched(&'static str),
     /// A processor of the drill's own, by its number.
@@ -36,7 +36,7 @@ pub(super) enum Victim {
 
 impl Victim {
     /// The n-th processor: the launcher's is the first.
-    pub(super) fn processor(n: usize) -> Self {
+    pub(crate) fn processor(n: usize) -> Self {
         if n <= 1 {
             Self::Launched(PROCESSOR)
         } else {
@@ -45,7 +45,7 @@ impl Victim {
     }
 
     /// What kind of process it is.
-    pub(super) fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Launched(name) => name,
             Self::Further(_) => PROCESSOR,
@@ -71,7 +71,7 @@ struct Living {
 
 /// Everything that can be struck.
 #[derive(Debug)]
-pub(super) struct Field {
+pub(crate) struct Field {
     run: PathBuf,
     /// The launcher's children that were struck last, by name.
     struck: HashMap<&'static str, i32>,
@@ -79,7 +79,7 @@ pub(super) struct Field {
 }
 
 impl Field {
-    pub(super) fn new(run: &Path) -> Result<Self, Error> {
+    pub(crate) fn new(run: &Path) -> Result<Self, Error> {
         Ok(Self {
             run: run.to_owned(),
             struck: HashMap::new(),
@@ -88,7 +88,7 @@ impl Field {
     }
 
     /// Sends `signal` to whoever is the victim now, ready or not. True if it was ready.
-    pub(super) async fn strike(&mut self, victim: Victim, signal: Signal) -> Result<bool, Error> {
+    pub(crate) async fn strike(&mut self, victim: Victim, signal: Signal) -> Result<bool, Error> {
         let name = match victim {
             Victim::Launched(name) => name,
             Victim::Further(n) => return self.processors.strike(n, signal).await,
@@ -111,7 +111,7 @@ impl Field {
     }
 
     /// Waits until another process has been started in the place of a victim that was struck.
-    pub(super) async fn restarted(&self, victim: Victim) -> Result<(), Error> {
+    pub(crate) async fn restarted(&self, victim: Victim) -> Result<(), Error> {
         match victim {
             Victim::Launched(name) => self.living(name).await.map(drop),
             // It was, when it was struck.
@@ -120,7 +120,7 @@ impl Field {
     }
 
     /// Waits until a victim that was struck is ready again.
-    pub(super) async fn back(&self, victim: Victim) -> Result<(), Error> {
+    pub(crate) async fn back(&self, victim: Victim) -> Result<(), Error> {
         let name = match victim {
             Victim::Launched(name) => name,
             Victim::Further(n) => return self.processors.ready(n).await,
@@ -156,7 +156,7 @@ impl Field {
     }
 
     /// Keeps the launcher from restarting `name` while the file is open.
-    pub(super) fn hold(&self, name: &'static str) -> Result<File, Error> {
+    pub(crate) fn hold(&self, name: &'static str) -> Result<File, Error> {
         let folder = beside(&self.run).join(HOLD_FOLDER);
         let locked = || {
             std::fs::create_dir_all(&folder)?;
@@ -169,7 +169,7 @@ impl Field {
 }
 
 /// The data folder: the one that `run.json` stands in.
-pub(super) fn beside(run: &Path) -> &Path {
+pub(crate) fn beside(run: &Path) -> &Path {
     run.parent().unwrap_or(Path::new("."))
 }
 

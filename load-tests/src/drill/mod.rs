@@ -12,10 +12,10 @@
 //! | `processors` | further processors beside the launcher's |
 //! | `tally` | what was struck how often |
 
-mod field;
+pub(crate) mod field;
 mod processors;
 mod rounds;
-mod tally;
+pub(crate) mod tally;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -7,36 +7,36 @@ use super::field::Victim;
 
 /// By kind of victim.
 #[derive(Debug, Default)]
-pub(super) struct Tally(BTreeMap<&'static str, Blows>);
+pub(crate) struct Tally(BTreeMap<&'static str, Blows>);
 
 /// What one kind of victim went through.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Blows {
-    pub(super) times: usize,
+pub(crate) struct Blows {
+    pub(crate) times: usize,
     /// Of those, how many came before it was ready.
-    pub(super) unready: usize,
+    pub(crate) unready: usize,
     /// The longest time between its last blow and its being ready again.
-    pub(super) longest: Duration,
+    pub(crate) longest: Duration,
 }
 
 impl Tally {
-    pub(super) fn struck(&mut self, victim: Victim, ready: bool) {
+    pub(crate) fn struck(&mut self, victim: Victim, ready: bool) {
         let blows = self.0.entry(victim.kind()).or_default();
         blows.times += 1;
         blows.unready += usize::from(!ready);
     }
 
-    pub(super) fn back(&mut self, victim: Victim, after: Duration) {
+    pub(crate) fn back(&mut self, victim: Victim, after: Duration) {
         let blows = self.0.entry(victim.kind()).or_default();
         blows.longest = blows.longest.max(after);
     }
 
-    pub(super) fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         let longest = self.0.values().map(|blows| blows.longest).max();
         longest.unwrap_or_default()
     }
 
-    pub(super) fn kinds(&self) -> impl Iterator<Item = (&'static str, Blows)> {
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&'static str, Blows)> {
         self.0.iter().map(|(kind, blows)| (*kind, *blows))
     }
 }

@@ -11,7 +11,7 @@ mod fresh;
 mod generator;
 mod other_ways;
 mod questions;
-mod transport;
+pub(crate) mod transport;
 
 use clap::{Parser, Subcommand};
 

@@ -39,7 +39,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(60);
 
 /// How much is measured.
 #[derive(Debug, Parser)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// Clicks of one round
     #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     pub clicks: u64,
@@ -151,7 +151,7 @@ pub(crate) fn per_second(count: u64, duration: Duration) -> u64 {
     u64::try_from(u128::from(count) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }
 
-pub(super) fn failed(error: KafkaError) -> Error {
+pub(crate) fn failed(error: KafkaError) -> Error {
     Error::Unreadable {
         doing: "use Kafka (KAFKA_BROKERS)".to_owned(),
         why: error.to_string(),
@@ -159,7 +159,7 @@ pub(super) fn failed(error: KafkaError) -> Error {
 }
 
 /// Hands a message to the producer, once it has room.
-pub(super) fn send(
+pub(crate) fn send(
     producer: &BaseProducer,
     topic: &str,
     key: &[u8],

@@ -113,13 +113,50 @@ pub(crate) fn stay_on(cpu: usize) -> Result<(), Error> {
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Error> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
     let ticks = cpu_ticks(&stat).ok_or_else(|| unreadable("a process's CPU time", &stat))?;
+    Ok(from_ticks(ticks))
+}
+
+fn from_ticks(ticks: u64) -> Duration {
     let per_second = sysconf(SysconfVar::CLK_TCK)
         .ok()
         .flatten()
         .and_then(|n| u64::try_from(n).ok())
         .filter(|n| *n > 0)
         .unwrap_or(100);
-    Ok(Duration::from_nanos(ticks * (1_000_000_000 / per_second)))
+    Duration::from_nanos(ticks * (1_000_000_000 / per_second))
+}
+
+/// The same of a process, its children that live, and those that it has waited for: PostgreSQL's sessions are the latter two.
+pub(crate) fn cpu_time_of_family(pid: u32) -> Result<Duration, Error> {
+    let mut ticks = 0;
+    let entries = std::fs::read_dir("/proc").map_err(Error::io("read /proc"))?;
+    for entry in entries.filter_map(Result::ok) {
+        // What has just ended is in its parent's sum.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        ticks += family_ticks(&stat, pid).unwrap_or(0);
+    }
+    Ok(from_ticks(ticks))
+}
+
+/// Fields 14 to 17 of the process itself, 14 and 15 of a child.
+fn family_ticks(stat: &str, parent: u32) -> Option<u64> {
+    let pid: u32 = stat.split_once(' ')?.0.parse().ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let of_parent: u32 = fields.get(1)?.parse().ok()?;
+    let count = match () {
+        () if pid == parent => 4,
+        () if of_parent == parent => 2,
+        () => return None,
+    };
+    let counted = fields.get(11..11 + count)?;
+    Some(
+        counted
+            .iter()
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum(),
+    )
 }
 
 /// Fields 14 and 15. The name before them may hold anything, spaces and brackets too.
@@ -202,6 +239,10 @@ mod tests {
         let stat = "12 (a) (b c) S 1 12 12 0 -1 4194560 100 0 0 0 70 30 0 0 20 0 3 0 1 2 3";
         assert_eq!(cpu_ticks(stat), Some(100));
         assert_eq!(cpu_ticks("12 (x) S 1"), None);
+        let parent = "1 (p) S 0 1 1 0 -1 0 1 0 0 0 7 3 20 2 20 0 1 0 1 2 3";
+        assert_eq!(family_ticks(parent, 1), Some(32));
+        assert_eq!(family_ticks(stat, 1), Some(100));
+        assert_eq!(family_ticks(stat, 2), None);
     }
 
     #[test]

@@ -174,9 +174,10 @@ impl Due {
     }
 }
 
-/// Whether PostgreSQL would refuse the same again: neither a conflict with another writer nor trouble of its own.
+/// Whether PostgreSQL would refuse the same again: neither a conflict with another writer nor trouble of its own, but what
+/// is to be written (22, 23) or a question that it can't be asked (42).
 pub(crate) fn is_permanent(error: &dyn sqlx::error::DatabaseError) -> bool {
     let code = error.code();
     let class = code.as_deref().and_then(|code| code.get(..2));
-    class.is_some_and(|class| matches!(class, "22" | "23"))
+    class.is_some_and(|class| matches!(class, "22" | "23" | "42"))
 }

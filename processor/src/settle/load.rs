@@ -31,6 +31,7 @@ pub(super) struct Before {
     pub(super) order_id: String,
     pub(super) event: String,
     pub(super) accepted_at: DateTime<Utc>,
+    pub(super) converted_at: DateTime<Utc>,
     pub(super) status: String,
     pub(super) amount: Decimal,
     pub(super) refunded: Decimal,
@@ -230,7 +231,7 @@ pub(super) async fn conversions(
     ids: &[Uuid],
 ) -> Result<Known, sqlx::Error> {
     let conversions: Vec<Before> = sqlx::query_as(
-        "SELECT id, tenant_id, order_id, event, accepted_at, status, amount, refunded, currency, attribution, path,
+        "SELECT id, tenant_id, order_id, event, accepted_at, converted_at, status, amount, refunded, currency, attribution, path,
                 click_id, link_id, affiliate_id, program_id, customer_id, new_customer, model, rules_at, looks, version
          FROM conversions WHERE id = ANY($1) ORDER BY id FOR UPDATE",
     )

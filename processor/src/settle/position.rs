@@ -316,6 +316,29 @@ mod tests {
             prop_assert_eq!(drafted.paid_out(took), NOTHING);
         }
 
+        /// Whatever happened to it, all accounts add up to nothing, and what was not paid is in none of them.
+        #[test]
+        fn a_reversal_of_everything_returns_to_zero(steps in proptest::collection::vec((0..10_000_i64, any::<bool>()), 0..8), paid in any::<bool>()) {
+            let mut now = NOTHING;
+            let mut posted = Decimal::ZERO;
+            for (worth, held) in steps {
+                let target = now.target(Decimal::new(worth, 2), if held { Hold::Held } else { Hold::Over });
+                posted += now.moves(&target).iter().map(|(_, amount)| *amount).sum::<Decimal>();
+                now = target;
+                if paid {
+                    // A payout takes what is available.
+                    now = Position { available: Decimal::ZERO, paid: now.paid + now.available, ..now };
+                }
+            }
+            let zero = now.target(Decimal::ZERO, Hold::Over);
+            posted += now.moves(&zero).iter().map(|(_, amount)| *amount).sum::<Decimal>();
+            prop_assert_eq!(posted, Decimal::ZERO);
+            prop_assert_eq!((zero.pending, zero.available), (Decimal::ZERO, Decimal::ZERO));
+            prop_assert_eq!(zero.clawback, -zero.paid);
+            prop_assert!(paid || zero == NOTHING);
+            prop_assert!(zero.moves(&zero.target(Decimal::ZERO, Hold::Over)).is_empty());
+        }
+
         #[test]
         fn refunds_never_leave_more_nor_less_than_nothing(gross in 0..100_000_i64, amount in 1..100_000_i64, refunded in 0..100_000_i64) {
             let cents = |n: i64| Decimal::new(n, 2);

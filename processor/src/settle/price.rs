@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use tributary_shared::commission::{
     self, Affiliate, CommissionKind, Customer, CustomerHistory, Figures, Item, Measure, Need,
-    Needs, Occasion, Part, RuleSet, SHARE_DIGITS, Share, Step, needs, price,
+    Needs, Occasion, Part, PriceError, RuleSet, SHARE_DIGITS, Share, Step, Version, needs, price,
 };
 use tributary_shared::ids::{AffiliateId, ProgramId};
 use tributary_shared::money::{Currency, Money};
@@ -83,8 +83,12 @@ pub(super) struct Pricing<'k> {
     before: &'k Before,
     order: &'k Order<'k>,
     program_id: ProgramId,
-    program: Option<&'k load::Program>,
-    shares: Vec<(AffiliateId, Decimal)>,
+    /// None: nothing can be priced.
+    program: Option<(&'k load::Program, &'k commission::Program)>,
+    /// Those in force.
+    rules: Vec<&'k Version>,
+    /// Who is credited with which part, and what has to be known for that: found out once, as conditions take their time.
+    shares: Vec<(AffiliateId, Decimal, Result<Needs, PriceError>)>,
     occasion: Occasion,
 }
 
@@ -97,15 +101,29 @@ impl<'k> Pricing<'k> {
         new_customer: Option<bool>,
     ) -> Self {
         let leading = attribution.leading();
-        Self {
+        let program = known.programs.get(&leading.program_id);
+        let program = program.and_then(|program| Some((program, program.pays.as_ref()?)));
+        let occasion = occasion(before, order, leading.facts.as_ref(), new_customer);
+        let at = rules_at(before, order);
+        let mut pricing = Self {
             known,
             before,
             order,
             program_id: leading.program_id,
-            program: known.programs.get(&leading.program_id),
-            shares: attribution.shares(),
-            occasion: occasion(before, order, leading.facts.as_ref(), new_customer),
+            program,
+            rules: program.map_or_else(Vec::new, |(program, _)| program.rules.at(at)),
+            shares: Vec::new(),
+            occasion,
+        };
+        if let Some((_, pays)) = program {
+            let of = |(id, share)| {
+                let affiliate = pricing.affiliate(id);
+                let needs = needs(&pricing.rules, pays, &pricing.occasion, &affiliate);
+                (id, share, needs)
+            };
+            pricing.shares = attribution.shares().into_iter().map(of).collect();
         }
+        pricing
     }
 
     fn rules_at(&self) -> DateTime<Utc> {
@@ -114,42 +132,38 @@ impl<'k> Pricing<'k> {
 
     /// Whether what was earned before decides about what is earned now.
     pub(super) fn needs_history(&self) -> bool {
-        let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
-            return false;
-        };
-        let rules = program.rules.at(self.rules_at());
-        self.shares.iter().any(|(affiliate, _)| {
-            let needs = needs(&rules, pays, &self.occasion, &self.affiliate(*affiliate));
-            needs.is_ok_and(|needs| needs.iter().any(looks_at_history))
-        })
+        let needs = self
+            .shares
+            .iter()
+            .filter_map(|(.., needs)| needs.as_ref().ok());
+        needs.flatten().any(looks_at_history)
     }
 
     /// What each affiliate earns, and those above him.
     pub(super) async fn price(self, connection: &mut PgConnection) -> Result<Outcome, sqlx::Error> {
         let mut outcome = Outcome::default();
-        let Some((program, pays)) = self.program.and_then(|p| Some((p, p.pays.as_ref()?))) else {
+        let Some((_, pays)) = self.program else {
             return Ok(outcome);
         };
         if self.order.currency.is_none() && self.order.clicks.is_none() {
             return Ok(outcome); // the merchant has not said yet what it is worth
         }
-        let rules = program.rules.at(self.rules_at());
         let weights: Vec<u64> = self
             .shares
             .iter()
-            .map(|(_, share)| millionths(*share))
+            .map(|(_, share, _)| millionths(*share))
             .collect();
-        for (place, (id, _)) in self.shares.iter().enumerate() {
+        for (place, (id, _, needs)) in self.shares.iter().enumerate() {
             let affiliate = self.affiliate(*id);
             let occasion = Occasion {
                 share: Share::new(weights.clone(), place).unwrap_or_else(|_| Share::whole()),
                 ..self.occasion.clone()
             };
-            let priced = match needs(&rules, pays, &occasion, &affiliate) {
+            let priced = match needs {
                 Ok(needs) => {
-                    let figures = self.figures(connection, &needs, *id, pays.currency).await?;
+                    let figures = self.figures(connection, needs, *id, pays.currency).await?;
                     price(
-                        &rules,
+                        &self.rules,
                         pays,
                         &occasion,
                         &affiliate,
@@ -157,7 +171,7 @@ impl<'k> Pricing<'k> {
                         &figures,
                     )
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(error.clone()),
             };
             match priced {
                 Ok(priced) => self.take(priced, &mut outcome),
@@ -362,9 +376,9 @@ impl<'k> Pricing<'k> {
         from: Option<DateTime<Utc>>,
     ) -> Result<Decimal, sqlx::Error> {
         sqlx::query_scalar(
-            "SELECT coalesce(sum((part->>'earned')::numeric), 0)
-             FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.parts) AS part
-             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.state <> 'rejected' AND part->>'rule' = $4
+            "SELECT coalesce(sum((given.rule->>'earned')::numeric), 0)
+             FROM commissions m JOIN conversions c ON c.id = m.conversion_id, jsonb_array_elements(m.parts) AS given (rule)
+             WHERE m.tenant_id = $1 AND m.affiliate_id = $2 AND m.program_id = $3 AND m.state <> 'rejected' AND given.rule->>'rule' = $4
                AND ($5::timestamptz IS NULL OR (c.converted_at >= $5 AND m.created_at >= $5))
                AND (c.converted_at, c.id) < ($6, $7)",
         )

@@ -89,11 +89,13 @@ impl Conversion<'_> {
         self.before.version == 0 || self.before.steps() != self.path
     }
 
-    /// Whether what it earns is another amount than before.
-    fn earns_otherwise(&self) -> bool {
+    /// Whether those after it may have to be settled again: it earns another amount than before, or stands elsewhere in time,
+    /// because an earlier report came late.
+    fn moves_others(&self) -> bool {
+        let moved = self.before.version > 0 && self.before.converted_at != self.converted_at;
         let amounts = |c: &Commission| c.before.as_ref().map(|b| b.gross) != Some(c.priced.gross);
         let worth = |c: &Commission| c.position.total() != c.target.total();
-        self.commissions.iter().any(|c| amounts(c) || worth(c))
+        moved || self.commissions.iter().any(|c| amounts(c) || worth(c))
     }
 
     fn version(&self) -> i64 {
@@ -235,7 +237,7 @@ pub(super) async fn later(
     settled: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     let mut affiliates: Vec<(&Conversion<'_>, AffiliateId)> = Vec::new();
-    for conversion in of.iter().filter(|conversion| conversion.earns_otherwise()) {
+    for conversion in of.iter().filter(|conversion| conversion.moves_others()) {
         let whose = conversion.commissions.iter().map(|c| c.priced.affiliate_id);
         affiliates.extend(whose.map(|affiliate| (*conversion, affiliate)));
     }

@@ -28,3 +28,5 @@ mod postbacks;
 mod support;
 #[cfg(test)]
 mod webhooks;
+#[cfg(test)]
+mod writers;

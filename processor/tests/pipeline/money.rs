@@ -663,3 +663,74 @@ async fn what_is_suspicious_waits_for_a_person_and_what_is_blocked_is_rejected()
     );
     processor.stop().await;
 }
+
+/// Its own commission stays, but it now stands before one whose volume it adds to.
+#[tokio::test]
+async fn an_order_that_turns_out_to_be_older_counts_for_those_after_it() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    sqlx::query("UPDATE programs SET hold_seconds = 0")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query(
+        r#"INSERT INTO commission_rules (tenant_id, program_id, name, version, document)
+           VALUES ($1, $2, 'volume', 1, '{"priority": 1, "reward": {"kind": "percent", "percent": "10"}, "tiers": {
+               "by": "revenue", "period": "lifetime", "steps": [{"from": "1000", "percent": "20"}]}}')"#,
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .execute(&world.pool)
+    .await
+    .unwrap();
+    // Who uses it needs no click.
+    sqlx::query("INSERT INTO coupons (tenant_id, code, program_id, affiliate_id) VALUES ($1, 'C', $2, $3)")
+        .bind(shop.tenant)
+        .bind(shop.program)
+        .bind(shop.affiliate)
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let processor = world.processor(|_| {}).await;
+    let now = world.now();
+    let ago = |minutes: i64, order_id: &str, amount: &str| Conversion {
+        accepted_at_us: (now - TimeDelta::minutes(minutes)).timestamp_micros(),
+        coupon: "C".into(),
+        ..report(&world, &shop, order_id, amount)
+    };
+    // 10 % of 900, of 50 and, with 950 before it, of 200.
+    world.publish_conversion(&ago(100, "first", "900.00")).await;
+    world.publish_conversion(&ago(40, "middle", "50.00")).await;
+    world.publish_conversion(&ago(10, "moved", "200.00")).await;
+    becomes(&world, shop.affiliate, &[("available", dec!(115))]).await;
+    // It was placed before the one in the middle, which has 1,100 before it now: 20 % of 50.
+    world.publish_conversion(&ago(70, "moved", "150.00")).await;
+    becomes(&world, shop.affiliate, &[("available", dec!(120))]).await;
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}
+
+#[tokio::test]
+async fn an_affiliate_earns_by_a_rule_up_to_its_cap() {
+    let world = World::create().await;
+    let shop = world.shop("shop").await;
+    let capped = serde_json::json!({"priority": 1, "reward": {"kind": "percent", "percent": "10"},
+        "cap": {"amount": "15", "period": "lifetime"}});
+    rule(&world, &shop, "capped", capped).await;
+    let visit: Click = click(&world, &shop);
+    world.publish_click(&visit).await;
+    let processor = world.processor(|_| {}).await;
+    for order_id in ["first", "second", "third"] {
+        let order = Conversion {
+            click_id: visit.click_id.clone(),
+            ..report(&world, &shop, order_id, "100.00")
+        };
+        world.publish_conversion(&order).await;
+    }
+    // 10, what is left of 15, and nothing.
+    becomes(&world, shop.affiliate, &[("pending", dec!(15))]).await;
+    let earned = "SELECT count(*) FROM commissions WHERE amount IN (10, 5)";
+    assert_eq!(world.count(earned).await, 2);
+    the_ledger_is_in_order(&world).await;
+    processor.stop().await;
+}

@@ -586,6 +586,22 @@ fn caps() {
 }
 
 #[test]
+fn caps_of_every_period() {
+    for (name, period) in [
+        ("quarter", Period::Quarter),
+        ("year", Period::Year),
+        ("lifetime", Period::Lifetime),
+    ] {
+        example(
+            "10 % of 100 = 10, but 12.34 of 20 were earned: 7.66 are left",
+            &json!([{"reward": percent("10"), "cap": {"amount": "20", "period": name}}]),
+            |given| given.earned(period, "12.34"),
+            &["direct to 7: 7.66 EUR by r1"],
+        );
+    }
+}
+
+#[test]
 fn uplifts() {
     let rule = json!([{"reward": percent("10"), "uplift": [
         {"tier": "gold", "percent": "10"},
@@ -688,6 +704,62 @@ fn uplines_of_three_levels() {
         &[
             "direct to 7: 0.10 EUR by r1",
             "upline 1 to 3: 0.01 EUR by r1",
+        ],
+    );
+}
+
+#[test]
+fn uplines_of_any_number_of_levels_in_any_currency() {
+    let rules = json!([{"reward": percent("10")}]);
+    let above = [6, 5, 4, 3, 2, 1].map(AffiliateId).to_vec();
+    example(
+        "10 % of 250 = 25; of that 10, 5, 3, 2 and 1 %: 2.50, 1.25, 0.75, 0.50, 0.25; the sixth gets nothing",
+        &rules,
+        |given| {
+            given.amount("250 EUR");
+            given.program.uplines =
+                serde_json::from_value(json!({"levels": ["10", "5", "3", "2", "1"]})).unwrap();
+            given.above.clone_from(&above);
+        },
+        &[
+            "direct to 7: 25.00 EUR by r1",
+            "upline 1 to 6: 2.50 EUR by r1",
+            "upline 2 to 5: 1.25 EUR by r1",
+            "upline 3 to 4: 0.75 EUR by r1",
+            "upline 4 to 3: 0.50 EUR by r1",
+            "upline 5 to 2: 0.25 EUR by r1",
+        ],
+    );
+    example(
+        "10 % of 4999 JPY = 499.9, 500 in whole ones; of these 10, 3 and 1 %: 50, 15, 5",
+        &rules,
+        |given| {
+            given.amount("4999 JPY");
+            given.program.uplines = Uplines::default();
+            given.above.clone_from(&above);
+        },
+        &[
+            "direct to 7: 500 JPY by r1",
+            "upline 1 to 6: 50 JPY by r1",
+            "upline 2 to 5: 15 JPY by r1",
+            "upline 3 to 4: 5 JPY by r1",
+        ],
+    );
+    example(
+        "5000 JPY × 0.0062 = 31 EUR, × 10 % = 3.10; of that 0.31, 0.093 = 0.09, 0.031 = 0.03",
+        &rules,
+        |given| {
+            given.program.pay_in = PayIn::Program;
+            given.amount("5000 JPY");
+            given.rate("JPY", "EUR", "0.0062");
+            given.program.uplines = Uplines::default();
+            given.above = above;
+        },
+        &[
+            "direct to 7: 3.10 EUR by r1",
+            "upline 1 to 6: 0.31 EUR by r1",
+            "upline 2 to 5: 0.09 EUR by r1",
+            "upline 3 to 4: 0.03 EUR by r1",
         ],
     );
 }
