@@ -478,8 +478,9 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
         .await
         .unwrap();
     assert_eq!(decided, 0);
-    let payout = api.get(&ours.admin, &format!("/v1/payouts/{payout}"));
-    assert_eq!(payout.await.json()["state"], "draft");
+    let payout = format!("/v1/payouts/{payout}");
+    let payout = api.get(&ours.admin, &payout).await.json();
+    assert_eq!(payout["state"], "draft");
     let terms = api.get(&ours.admin, "/v1/payout-terms").await.json();
     assert_eq!(terms["updated_at"], Value::Null);
     let coupons = api.get(&ours.admin, "/v1/coupons").await.json();
