@@ -14,6 +14,7 @@ pub fn latin(text: &str, longest: usize) -> String {
         match (c, deunicode_char(c)) {
             (c, _) if is_latin(c) => written.push(c),
             ('&', _) => written.push('+'),
+            (c, _) if c.is_control() || c.is_whitespace() => written.push(' '),
             (c, Some(letters)) if c.is_alphabetic() => {
                 written.extend(letters.chars().filter(|c| is_latin(*c)));
             }

@@ -10,10 +10,22 @@
 
 use std::time::Duration;
 
-use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Client, Method, RequestBuilder, StatusCode, redirect};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use hyper::http::request;
+use hyper::{Method, Request, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
 use rustls::crypto::ring;
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
 
 use super::ProviderError;
 
@@ -28,70 +40,126 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024;
 /// Longest reason that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 300;
 
-/// One provider's API.
+/// One provider's API. It follows no redirect: a payment goes where it was addressed, or nowhere.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
-    client: Client,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
+    answer_within: Duration,
+}
+
+/// A request that is being put together.
+pub(super) struct Call<'a> {
+    http: &'a Http,
+    head: request::Builder,
+    body: Bytes,
 }
 
 /// What a provider answered.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: StatusCode,
-    body: Result<Vec<u8>, &'static str>,
+    body: Result<Bytes, &'static str>,
 }
 
 impl Http {
     /// Connects to nothing yet.
-    pub(super) fn new(base: &str, answer_within: Duration) -> Result<Self, String> {
-        // One for the whole process; a second one is refused, and the first is as good.
-        let _ = ring::default_provider().install_default();
-        let client = Client::builder()
-            .redirect(redirect::Policy::none()) // a payment goes where it was addressed, or nowhere
-            .connect_timeout(CONNECT_WITHIN)
-            .timeout(answer_within)
+    pub(super) fn new(base: &str, answer_within: Duration) -> Result<Self, rustls::Error> {
+        // The edge's cryptography, named here: a default of the process would be everybody's.
+        let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()?
+            .with_platform_verifier()?
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_idle_timeout(IDLE_FOR)
-            .build()
-            .map_err(|error| told(&error))?;
+            .build(connector);
         Ok(Self {
             client,
             base: base.trim_end_matches('/').to_owned(),
+            answer_within,
         })
     }
 
-    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.base))
+    pub(super) fn call(&self, method: Method, path: &str) -> Call<'_> {
+        Call {
+            http: self,
+            head: Request::builder()
+                .method(method)
+                .uri(format!("{}{path}", self.base))
+                .header(ACCEPT, "application/json"),
+            body: Bytes::new(),
+        }
     }
 }
 
-/// Sends `request` and reads the answer, whatever it is.
-pub(super) async fn ask(request: RequestBuilder) -> Result<Answer, ProviderError> {
-    let mut response = request.send().await.map_err(|error| {
-        let what = told(&error);
-        match error.is_connect() || error.is_builder() {
-            true => ProviderError::Unavailable(what),
-            false => ProviderError::Unknown(what),
-        }
-    })?;
-    let status = response.status();
-    let announced = response.headers().get(CONTENT_LENGTH);
-    let announced: Option<usize> = announced.and_then(|length| length.to_str().ok()?.parse().ok());
-    let mut body = Vec::new();
-    let body = loop {
-        if announced.is_some_and(|length| length > MAX_ANSWER_BYTES) {
-            break Err("it is too large");
-        }
-        match response.chunk().await {
-            Ok(None) => break Ok(body),
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                break Err("it is too large");
+impl Call<'_> {
+    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+        self.head = self.head.header(name, value);
+        self
+    }
+
+    pub(super) fn bearer(self, token: &str) -> Self {
+        self.header(AUTHORIZATION.as_str(), &format!("Bearer {token}"))
+    }
+
+    pub(super) fn basic(self, user: &str, password: &str) -> Self {
+        let both = STANDARD.encode(format!("{user}:{password}"));
+        self.header(AUTHORIZATION.as_str(), &format!("Basic {both}"))
+    }
+
+    pub(super) fn form(self, form: String) -> Self {
+        self.content("application/x-www-form-urlencoded", form)
+    }
+
+    pub(super) fn json(self, json: &serde_json::Value) -> Self {
+        self.content("application/json", json.to_string())
+    }
+
+    fn content(mut self, kind: &str, body: String) -> Self {
+        self.body = body.into();
+        self.header(CONTENT_TYPE.as_str(), kind)
+    }
+
+    /// Sends it and reads the answer, whatever it is.
+    pub(super) async fn ask(self) -> Result<Answer, ProviderError> {
+        let until = Instant::now() + self.http.answer_within;
+        let request = (self.head.body(Full::new(self.body)))
+            .map_err(|error| ProviderError::Unavailable(error.to_string()))?;
+        let response = match timeout_at(until, self.http.client.request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_connect() => {
+                return Err(ProviderError::Unavailable(told(&error)));
             }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Err(_) => break Err("it broke off"),
-        }
-    };
-    Ok(Answer { status, body })
+            Ok(Err(error)) => return Err(ProviderError::Unknown(told(&error))),
+            Err(_) => {
+                return Err(ProviderError::Unknown(
+                    "it did not answer in time".to_owned(),
+                ));
+            }
+        };
+        let (head, body) = response.into_parts();
+        let body = timeout_at(until, Limited::new(body, MAX_ANSWER_BYTES).collect()).await;
+        let body = match body {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err("it is too large"),
+            Ok(Err(_)) => Err("it broke off"),
+            Err(_) => Err("it did not end in time"),
+        };
+        Ok(Answer {
+            status: head.status,
+            body,
+        })
+    }
 }
 
 impl Answer {
@@ -136,12 +204,9 @@ pub(super) fn bounded(text: &str) -> String {
     text.chars().take(MAX_REASON_CHARS).map(plain).collect()
 }
 
-/// An error without the address that was asked.
-fn told(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "it did not answer in time".to_owned();
-    }
-    let mut source: &dyn std::error::Error = error;
+/// What was the matter in the end, without what was asked.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut source = error;
     while let Some(inner) = source.source() {
         source = inner;
     }

@@ -108,14 +108,14 @@ pub struct ProviderAddresses {
 }
 
 /// Why an account at a provider can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum AccountError {
     #[error("there is no provider {0}")]
     Kind(String),
     #[error("the credentials can't be read: {0}")]
     Credentials(String),
-    #[error("no HTTP client can be made: {0}")]
-    Client(String),
+    #[error("TLS can't be used: {0} (are the machine's root certificates installed?)")]
+    Tls(#[from] rustls::Error),
 }
 
 /// All providers. One for a process: it keeps connections and access tokens.
@@ -137,7 +137,7 @@ impl Providers {
         addresses: &ProviderAddresses,
         answer_within: Duration,
     ) -> Result<Self, AccountError> {
-        let http = |url: &Url| Http::new(url.as_str(), answer_within).map_err(AccountError::Client);
+        let http = |url: &Url| Http::new(url.as_str(), answer_within);
         Ok(Self {
             stripe: http(&addresses.stripe_url)?,
             paypal: http(&addresses.paypal_url)?,

@@ -6,8 +6,7 @@
 
 use std::fmt::Write as _;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -15,7 +14,7 @@ use tokio::time::{Duration, Instant};
 use tributary_shared::config::Secret;
 use tributary_shared::payouts::{self, Payment};
 
-use super::http::{Answer, Http, ask, bounded};
+use super::http::{Answer, Call, Http, bounded};
 use super::{AccountError, Outcome, Provider, ProviderError, must_be_visible};
 
 /// How long before it expires an access token is no longer used.
@@ -150,18 +149,18 @@ impl Paypal {
         })
     }
 
-    /// Sends what `request` makes with an access token; with another one where that has ended.
-    async fn ask(
-        &self,
-        request: impl Fn() -> RequestBuilder + Send + Sync,
+    /// Sends what `call` makes with an access token; with another one where that has ended.
+    async fn ask<'a>(
+        &'a self,
+        call: impl Fn() -> Call<'a> + Send + Sync,
     ) -> Result<Answer, ProviderError> {
         let token = self.token(None).await?;
-        let answer = ask(request().bearer_auth(token.value.expose())).await?;
+        let answer = call().bearer(token.value.expose()).ask().await?;
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
         let token = self.token(Some(&token)).await?;
-        ask(request().bearer_auth(token.value.expose())).await
+        call().bearer(token.value.expose()).ask().await
     }
 
     /// An access token, not the `ended` one. Whatever fails here, no payment was sent.
@@ -175,15 +174,15 @@ impl Paypal {
             return Ok(token.clone());
         }
         *held = None;
-        let request = (self.http.request(Method::POST, "/v1/oauth2/token"))
-            .basic_auth(
-                &self.credentials.client_id,
-                Some(self.credentials.client_secret.expose()),
-            )
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body("grant_type=client_credentials");
-        let answer = ask(request).await.map_err(ProviderError::not_sent)?;
+        let call = self.http.call(Method::POST, "/v1/oauth2/token");
+        let secret = self.credentials.client_secret.expose();
+        let call = call.basic(&self.credentials.client_id, secret);
+        let form = "grant_type=client_credentials".to_owned();
+        let answer = call
+            .form(form)
+            .ask()
+            .await
+            .map_err(ProviderError::not_sent)?;
         if !answer.status.is_success() {
             let words = |failure: &Failure| format!("no access to PayPal: {}", failure.words());
             return Err(answer.failure(words).not_sent());
@@ -224,9 +223,8 @@ impl Provider for Paypal {
         });
         let answer = self
             .ask(|| {
-                self.http
-                    .request(Method::POST, "/v1/payments/payouts")
-                    .json(&body)
+                let call = self.http.call(Method::POST, "/v1/payments/payouts");
+                call.json(&body)
             })
             .await?;
         let batch = match answer.status {
@@ -254,7 +252,7 @@ impl Provider for Paypal {
         }
         let path = format!("/v1/payments/payouts/{reference}");
         let answer = self
-            .ask(|| self.http.request(Method::GET, &path))
+            .ask(|| self.http.call(Method::GET, &path))
             .await
             .map_err(ProviderError::not_told)?;
         if !answer.status.is_success() {

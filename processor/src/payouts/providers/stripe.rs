@@ -5,15 +5,14 @@
 
 use std::fmt;
 
-use reqwest::Method;
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use hyper::Method;
 use serde::Deserialize;
 use tributary_shared::config::Secret;
 use tributary_shared::money::Money;
 use tributary_shared::payouts::{self, Payment};
 use url::form_urlencoded;
 
-use super::http::{Answer, Http, ask, bounded};
+use super::http::{Answer, Call, Http, bounded};
 use super::{AccountError, Outcome, Provider, ProviderError, must_be_visible};
 
 /// The version of the API that this speaks, whatever the account's own default is.
@@ -104,12 +103,11 @@ impl Stripe {
         Ok(Self { http, credentials })
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    fn call(&self, method: Method, path: &str) -> Call<'_> {
         self.http
-            .request(method, path)
-            .bearer_auth(self.credentials.secret_key.expose())
+            .call(method, path)
+            .bearer(self.credentials.secret_key.expose())
             .header("stripe-version", API_VERSION)
-            .header(ACCEPT, "application/json")
     }
 }
 
@@ -132,11 +130,8 @@ impl Provider for Stripe {
             .append_pair("description", &payment.reference)
             .append_pair("metadata[payout_id]", &payment.payout_id.to_string())
             .finish();
-        let request = (self.request(Method::POST, "/v1/transfers"))
-            .header("idempotency-key", key)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form);
-        let answer = ask(request).await?;
+        let call = self.call(Method::POST, "/v1/transfers");
+        let answer = call.header("idempotency-key", key).form(form).ask().await?;
         if !answer.status.is_success() {
             return Err(refusal(&answer));
         }
@@ -160,9 +155,8 @@ impl Provider for Stripe {
             .append_pair("transfer_group", key)
             .append_pair("limit", "10")
             .finish();
-        let answer = ask(self.request(Method::GET, &format!("/v1/transfers?{query}")))
-            .await
-            .map_err(ProviderError::not_told)?;
+        let call = self.call(Method::GET, &format!("/v1/transfers?{query}"));
+        let answer = call.ask().await.map_err(ProviderError::not_told)?;
         if !answer.status.is_success() {
             return Err(refusal(&answer).not_told());
         }
