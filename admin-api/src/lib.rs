@@ -69,7 +69,9 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("OWNER_KEY must be set (try: openssl rand -hex 32)")]
     NoOwnerKey,
-    #[error("SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)")]
+    #[error(
+        "SEALING_KEYS must be set, as 1: and 64 hexadecimal digits (try: openssl rand -hex 32)"
+    )]
     NoSealingKeys,
     #[error("the schemas could not be brought up to date: {0}")]
     Migrate(#[from] migrations::MigrationError),

@@ -17,7 +17,8 @@ use tributary_shared::clock::Clock;
 use tributary_shared::testing::Isolated;
 
 pub(crate) const OWNER_KEY: &str = "the-platform-owners-key-for-tests";
-pub(crate) const SEALING_KEYS: &str = "1:cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
+pub(crate) const SEALING_KEYS: &str =
+    "1:cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
 /// How long something may take that happens "a moment later".
 const PATIENCE: Duration = Duration::from_secs(10);
 

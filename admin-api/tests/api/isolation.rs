@@ -277,14 +277,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let source = json!({"name": "shop of ours", "kind": "shopify"});
     let source = api.create(&ours.admin, "/v1/sources", source).await;
     let id = |of: &Value| of["id"].as_i64().unwrap();
-    let all = operations(
-        &ours,
-        click,
-        order,
-        id(&coupon),
-        id(&blocked),
-        id(&source),
-    );
+    let all = operations(&ours, click, order, id(&coupon), id(&blocked), id(&source));
     for (template, methods) in description["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {
             assert!(
