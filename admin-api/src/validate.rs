@@ -66,7 +66,10 @@ impl Checks {
             let message = format!("must be {shortest} to {longest} characters without spaces");
             self.wrong(field, message);
         } else if kind == Kind::Stripe && !value.starts_with("whsec_") {
-            self.wrong(field, "must be the signing secret of Stripe's endpoint, which begins with whsec_");
+            self.wrong(
+                field,
+                "must be the signing secret of Stripe's endpoint, which begins with whsec_",
+            );
         }
     }
 

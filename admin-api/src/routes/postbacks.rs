@@ -12,8 +12,8 @@ use tributary_shared::reports::webhooks::{self, Kind, Said};
 use tributary_shared::reports::{Parameter, Refusal, Report, status_name};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{TenantHeader, sources};
 use super::analytics::period;
+use super::{TenantHeader, sources};
 use crate::analytics::postbacks::{LoggedPostback, Which};
 use crate::auth::{Asking, Scoped};
 use crate::error::Problem;

@@ -33,7 +33,10 @@ async fn at_the_edge(api: &Api, public_id: &str) -> Option<(WebhookSource, Vec<(
     let keys: SealingKeys = SEALING_KEYS.parse().unwrap();
     let purpose = webhook_purpose(public_id);
     let open = |sealed: &[u8]| String::from_utf8(keys.open(&purpose, sealed).unwrap()).unwrap();
-    let secrets = source.secrets.iter().map(|s| (open(&s.sealed), s.ends_at_s));
+    let secrets = source
+        .secrets
+        .iter()
+        .map(|s| (open(&s.sealed), s.ends_at_s));
     let secrets = secrets.collect();
     Some((source, secrets))
 }
@@ -45,7 +48,10 @@ async fn a_source_is_made_given_to_the_edge_rotated_and_revoked() {
     let body = json!({"name": "Stripe", "kind": "stripe", "secret": SECRET});
     let source = create(&api, &tenant, body).await;
     let id = public_id(&source);
-    assert_eq!((&source["kind"], &source["old_secret_ends_at"]), (&json!("stripe"), &Value::Null));
+    assert_eq!(
+        (&source["kind"], &source["old_secret_ends_at"]),
+        (&json!("stripe"), &Value::Null)
+    );
     let (edge, secrets) = at_the_edge(&api, &id).await.unwrap();
     assert_eq!(edge.tenant_id, u64::try_from(tenant.id).unwrap());
     assert_eq!(Kind::from_wire(edge.kind()), Some(Kind::Stripe));
@@ -87,14 +93,28 @@ async fn bad_sources_are_told_what_to_change() {
     let api = Api::start().await;
     let tenant = api.tenant("ours").await;
     for (body, field) in [
-        (json!({"name": "s", "kind": "stripe", "secret": "sk_live_0123456789"}), "secret"),
-        (json!({"name": "s", "kind": "shopify", "secret": "short"}), "secret"),
-        (json!({"name": "s", "kind": "shopify", "secret": "with spaces 0123456789"}), "secret"),
+        (
+            json!({"name": "s", "kind": "stripe", "secret": "sk_live_0123456789"}),
+            "secret",
+        ),
+        (
+            json!({"name": "s", "kind": "shopify", "secret": "short"}),
+            "secret",
+        ),
+        (
+            json!({"name": "s", "kind": "shopify", "secret": "with spaces 0123456789"}),
+            "secret",
+        ),
         (json!({"name": "", "kind": "shopify"}), "name"),
     ] {
         let answer = api.post(&tenant.admin, "/v1/sources", body).await;
         assert_eq!(answer.status, 422, "{}", answer.text);
-        assert_eq!(answer.json()["errors"][0]["field"], field, "{}", answer.text);
+        assert_eq!(
+            answer.json()["errors"][0]["field"],
+            field,
+            "{}",
+            answer.text
+        );
     }
     let unset = create(&api, &tenant, json!({"name": "s", "kind": "stripe"})).await;
     let (_, secrets) = at_the_edge(&api, &public_id(&unset)).await.unwrap();
@@ -123,8 +143,15 @@ async fn a_webhook_is_tried_without_a_signature_and_records_nothing() {
     let renewal = json!({"id": "evt_1", "type": "invoice.paid", "data": {"object": {"id": "in_2", "amount_paid": 2000,
         "billing_reason": "subscription_cycle", "currency": "usd", "subscription": "sub_1"}}});
     let told = tried(json!({"source_id": stripe, "body": renewal.to_string()})).await;
-    assert_eq!((&told["verdict"], &told["event"]), (&json!("taken"), &json!("renewal")), "{told}");
-    assert_eq!((&told["amount"], &told["renews"]), (&json!("20.00"), &json!("stripe:sub_1")));
+    assert_eq!(
+        (&told["verdict"], &told["event"]),
+        (&json!("taken"), &json!("renewal")),
+        "{told}"
+    );
+    assert_eq!(
+        (&told["amount"], &told["renews"]),
+        (&json!("20.00"), &json!("stripe:sub_1"))
+    );
     assert_eq!(told["names"], json!(["stripe:in_2"]));
     let id = conversion_id(TenantId(ours.id), "in_2", "renewal").to_string();
     assert_eq!(told["conversion_id"], id);
@@ -133,14 +160,20 @@ async fn a_webhook_is_tried_without_a_signature_and_records_nothing() {
         "payment_intent": "pi_1", "refunds": {"data": [{"id": "re_1", "amount": 100, "currency": "usd"},
         {"id": "re_2", "amount": 200, "currency": "usd"}]}}}});
     let told = tried(json!({"source_id": stripe, "body": refunds.to_string()})).await;
-    assert_eq!((&told["amount"], &told["others"][0]["amount"]), (&json!("1.00"), &json!("2.00")));
+    assert_eq!(
+        (&told["amount"], &told["others"][0]["amount"]),
+        (&json!("1.00"), &json!("2.00"))
+    );
     assert_eq!(told["conversion_id"], Value::Null);
 
     let order = json!({"id": 1, "currency": "USD", "total_price": "5"}).to_string();
     let told = tried(json!({"source_id": shopify, "topic": "orders/create", "body": order})).await;
     assert_eq!(told["amount"], "5.00", "{told}");
     let told = tried(json!({"source_id": shopify, "body": order})).await;
-    assert_eq!((&told["verdict"], &told["reason"]), (&json!("ignored"), &json!("event_ignored")));
+    assert_eq!(
+        (&told["verdict"], &told["reason"]),
+        (&json!("ignored"), &json!("event_ignored"))
+    );
     let told = tried(json!({"source_id": stripe, "body": "nonsense"})).await;
     assert_eq!(told["reason"], "body_invalid");
 

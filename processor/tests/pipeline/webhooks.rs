@@ -57,7 +57,7 @@ async fn a_subscription_pays_recurring_commissions_less_what_was_given_back() {
         .unwrap();
     sqlx::query(
         r#"INSERT INTO commission_rules (tenant_id, program_id, name, version, document) VALUES ($1, $2, 'twice', 1,
-           '{"priority": 9, "reward": {"kind": "percent", "percent": "20"}, "recurring": {"orders": 2}}')"#,
+           '{"events": ["sale", "renewal"], "priority": 9, "reward": {"kind": "percent", "percent": "20"}, "recurring": {"orders": 2}}')"#,
     )
     .bind(shop.tenant)
     .bind(shop.program)

@@ -177,9 +177,15 @@ fn read_order(topic: &str, order: &Order) -> Said {
         found.and_then(|attribute| attribute.value.text())
     };
     let landed = order.landing_site.text().and_then(click_of_address);
-    draft.say_first(Parameter::ClickId, [attribute("click_id"), landed.as_deref()]);
+    draft.say_first(
+        Parameter::ClickId,
+        [attribute("click_id"), landed.as_deref()],
+    );
     let codes = order.discount_codes.each().map(|code| code.code.text());
-    draft.say_first(Parameter::Coupon, [attribute("coupon")].into_iter().chain(codes));
+    draft.say_first(
+        Parameter::Coupon,
+        [attribute("coupon")].into_iter().chain(codes),
+    );
     draft.say(Parameter::Items, items(order));
     if let Some(customer) = order.customer.get() {
         draft.say(Parameter::CustomerId, customer.id.text());

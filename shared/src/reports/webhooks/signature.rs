@@ -26,7 +26,9 @@ const MAX_SIGNATURES: usize = 8;
 pub enum BadSignature {
     #[error("the webhook has no signature, or one that can't be read: send it as {} does", .0.name())]
     Missing(Kind),
-    #[error("the signature is not of this source's secret: enter the secret anew where the source is set up")]
+    #[error(
+        "the signature is not of this source's secret: enter the secret anew where the source is set up"
+    )]
     Wrong,
     #[error("the webhook was signed more than {} minutes ago, or is from the future", TOLERANCE.num_minutes())]
     Stale,
@@ -162,7 +164,12 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
     }
 
-    fn checked(kind: Kind, header: &str, secrets: &[&str], seconds: i64) -> Result<(), BadSignature> {
+    fn checked(
+        kind: Kind,
+        header: &str,
+        secrets: &[&str],
+        seconds: i64,
+    ) -> Result<(), BadSignature> {
         let secrets: Vec<Vec<u8>> = secrets.iter().map(|s| s.as_bytes().to_vec()).collect();
         check(kind, Some(header.as_bytes()), &secrets, BODY, at(seconds))
     }
@@ -190,7 +197,12 @@ mod tests {
         assert_eq!(checked(Kind::Stripe, &both, &["whsec_new"], 0), Ok(()));
         let gone = checked(Kind::Stripe, &old, &["whsec_new"], 0);
         assert_eq!(gone, Err(BadSignature::Wrong));
-        let none = checked(Kind::Stripe, &sign(Kind::Stripe, b"", BODY, at(0)), &[""], 0);
+        let none = checked(
+            Kind::Stripe,
+            &sign(Kind::Stripe, b"", BODY, at(0)),
+            &[""],
+            0,
+        );
         assert_eq!(none, Err(BadSignature::Wrong), "an empty secret is none");
     }
 
@@ -210,7 +222,13 @@ mod tests {
         let moved = checked(Kind::Stripe, &moved, &["s"], 900);
         assert_eq!(moved, Err(BadSignature::Wrong));
         let secrets = [b"s".to_vec()];
-        let other = check(Kind::Stripe, Some(header.as_bytes()), &secrets, b"{}", at(0));
+        let other = check(
+            Kind::Stripe,
+            Some(header.as_bytes()),
+            &secrets,
+            b"{}",
+            at(0),
+        );
         assert_eq!(other, Err(BadSignature::Wrong));
     }
 
@@ -228,7 +246,11 @@ mod tests {
             format!("t=1,v1={tag}{}", " ".repeat(5000)),
         ] {
             let refused = checked(Kind::Stripe, &header, &["s"], 0);
-            assert_eq!(refused, Err(BadSignature::Missing(Kind::Stripe)), "{header:.90}");
+            assert_eq!(
+                refused,
+                Err(BadSignature::Missing(Kind::Stripe)),
+                "{header:.90}"
+            );
         }
         let shopify = Kind::Shopify;
         assert_eq!(

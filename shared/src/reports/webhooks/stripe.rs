@@ -418,7 +418,9 @@ fn say_customer(draft: &mut Draft, customer: &Maybe<Ref>) {
 }
 
 /// Codes that customers entered, and the names of coupons, which merchants often choose alike.
-fn coupons<'d>(discounts: impl Iterator<Item = &'d Discount>) -> impl Iterator<Item = Option<&'d str>> {
+fn coupons<'d>(
+    discounts: impl Iterator<Item = &'d Discount>,
+) -> impl Iterator<Item = Option<&'d str>> {
     discounts.flat_map(|discount| {
         let code = discount.promotion_code.get().map(|code| code.code.as_str());
         [code, discount.coupon.id()]
