@@ -335,3 +335,16 @@ impl From<Payout> for PayoutView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_over_for_good_an_hour_after_its_end() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let end = at("2026-11-30T23:00:00Z");
+        assert!(!is_final(end, at("2026-11-30T23:59:59Z")));
+        assert!(is_final(end, at("2026-12-01T00:00:00Z")));
+    }
+}
