@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -127,6 +128,7 @@ pub(super) async fn run(options: &Options) -> Result<bool, Error> {
     let processor = Processor::start(&options.processor).await?;
     scene.clicks_are_stored().await?;
 
+    let before = scene.books.recorded().await?;
     let mut messages = Vec::new();
     for (place, (order, _)) in scene.orders.iter().enumerate() {
         let of_order = scene.course.messages(order).into_iter();
@@ -161,7 +163,7 @@ pub(super) async fn run(options: &Options) -> Result<bool, Error> {
     let processor = strike_all(
         &blows,
         &scene.books,
-        reports.len(),
+        before..before + reports.len() as u64,
         processor,
         &mut field,
         &mut tally,
@@ -184,22 +186,23 @@ pub(super) async fn run(options: &Options) -> Result<bool, Error> {
     Ok(lines.iter().all(Line::holds) && auditor.orders > 0)
 }
 
-/// Strikes as planned, by how much is recorded.
+/// Strikes as planned, by how much is recorded: `reports` goes from what was before to all.
 async fn strike_all(
     blows: &[Blow],
     books: &Books,
-    expected: usize,
+    reports: Range<u64>,
     mut processor: Processor,
     field: &mut Field,
     tally: &mut Tally,
 ) -> Result<Processor, Error> {
     for (nth, blow) in (1..).zip(blows) {
-        let least = expected as u64 * blow.thousandth / 1000;
+        let expected = reports.end - reports.start;
+        let least = reports.start + expected * blow.thousandth / 1000;
         let mut last = (0, Instant::now());
         let mut told = Instant::now();
         loop {
             // Between a blow and the return PostgreSQL does not answer.
-            let recorded = books.recorded().await.unwrap_or(last.0);
+            let recorded = books.recorded().await.unwrap_or(last.0).max(reports.start);
             if recorded >= least {
                 break;
             }
@@ -208,12 +211,16 @@ async fn strike_all(
             }
             if last.1.elapsed() > PATIENCE {
                 return Err(stuck(&format!(
-                    "{recorded} of {expected} reports are recorded"
+                    "{} of {expected} reports are recorded",
+                    recorded - reports.start
                 )));
             }
             if told.elapsed() > TELL_EVERY {
                 told = Instant::now();
-                eprintln!("money: {recorded} of {expected} reports recorded");
+                eprintln!(
+                    "money: {} of {expected} reports recorded",
+                    recorded - reports.start
+                );
             }
             tokio::time::sleep(LOOK_EVERY / 5).await;
         }

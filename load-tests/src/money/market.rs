@@ -110,8 +110,7 @@ impl Kind {
     }
 }
 
-/// What one unit of the first costs in the second, in ten-thousandths: EUR in USD, EUR in JPY, JPY in USD. The auditor has them
-/// once more, in its own units.
+/// What one unit of the first costs in the second. The auditor has them once more, in units of its own.
 const RATES: [(&str, &str, &str); 3] = [
     ("EUR", "USD", "1.1"),
     ("EUR", "JPY", "160.55"),

@@ -47,7 +47,7 @@ enum What {
 /// What kept it from being done; a difference that was found is no error.
 pub async fn run(options: &Options) -> Result<bool, Error> {
     match &options.what {
-        What::Speed(options) => speed::run(options).await.map(|()| true),
-        What::Audit(options) => audit::run(options).await,
+        What::Speed(options) => Box::pin(speed::run(options)).await.map(|()| true),
+        What::Audit(options) => Box::pin(audit::run(options)).await,
     }
 }

@@ -91,10 +91,11 @@ fn print(rounds: &[Round]) {
     );
     row("empty transactions/s, one session", &empty);
     row("transactions of one inserted row/s, one session", &one_row);
-    let ratio =
-        |what, of: &[u64]| figures::row(what, Unit::Hundredths, &figures::ratios(&wall, of));
-    ratio("conversions to empty transactions", &empty);
-    ratio("conversions to transactions of one row", &one_row);
+    let ratio = |what, of: &[u64]| {
+        figures::row(what, Unit::Hundredths, &figures::ratios(of, &wall));
+    };
+    ratio("empty transactions in the time of one conversion", &empty);
+    ratio("transactions of one row in that time", &one_row);
     row(
         "processor, most memory, MiB",
         &each(|r| r.memory_kib / 1024),

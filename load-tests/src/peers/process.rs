@@ -145,10 +145,12 @@ fn family_ticks(stat: &str, parent: u32) -> Option<u64> {
     let pid: u32 = stat.split_once(' ')?.0.parse().ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let of_parent: u32 = fields.get(1)?.parse().ok()?;
-    let count = match () {
-        () if pid == parent => 4,
-        () if of_parent == parent => 2,
-        () => return None,
+    let count = if pid == parent {
+        4
+    } else if of_parent == parent {
+        2
+    } else {
+        return None;
     };
     let counted = fields.get(11..11 + count)?;
     Some(

@@ -684,13 +684,15 @@ async fn an_order_that_turns_out_to_be_older_counts_for_those_after_it() {
     .await
     .unwrap();
     // Who uses it needs no click.
-    sqlx::query("INSERT INTO coupons (tenant_id, code, program_id, affiliate_id) VALUES ($1, 'C', $2, $3)")
-        .bind(shop.tenant)
-        .bind(shop.program)
-        .bind(shop.affiliate)
-        .execute(&world.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO coupons (tenant_id, code, program_id, affiliate_id) VALUES ($1, 'C', $2, $3)",
+    )
+    .bind(shop.tenant)
+    .bind(shop.program)
+    .bind(shop.affiliate)
+    .execute(&world.pool)
+    .await
+    .unwrap();
     let processor = world.processor(|_| {}).await;
     let now = world.now();
     let ago = |minutes: i64, order_id: &str, amount: &str| Conversion {

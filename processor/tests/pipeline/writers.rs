@@ -117,7 +117,7 @@ impl Place {
     /// What a reader does with what it holds.
     async fn record(&self, messages: &[Vec<u8>]) {
         let stop = CancellationToken::new();
-        let unread = record(self.pool.clone(), keys(), messages, stop).await;
+        let unread = Box::pin(record(self.pool.clone(), keys(), messages, stop)).await;
         assert_eq!(unread, Some(0), "messages that can't be read");
     }
 
