@@ -69,7 +69,7 @@ use crate::clicks::Clicks;
 use crate::consume::{Reader, Stage};
 use crate::conversions::Conversions;
 use crate::dead_letter::DeadLetters;
-use crate::enrich::Enricher;
+use crate::enrich::{Countries, Enricher};
 use crate::erase::Eraser;
 use crate::ledger_facts::{ErasedCustomers, LedgerFacts};
 use crate::outbox::Relay;
@@ -227,7 +227,7 @@ pub async fn record(
     shutdown: CancellationToken,
 ) -> Option<usize> {
     let settler = Settler::new(keys, Clock::system());
-    let mut stage = Conversions::new(pool, settler, shutdown);
+    let mut stage = Conversions::new(pool, settler, Countries::default(), shutdown);
     let mut unread = 0;
     for message in messages {
         unread += stage.take(message).await.ok()?.len();
