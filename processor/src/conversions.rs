@@ -13,7 +13,7 @@ use crate::consume::Stage;
 use crate::dead_letter::Unreadable;
 use crate::enrich::Countries;
 use crate::order_names;
-use crate::reports::{self, BadConversion, Report};
+use crate::reports::{BadConversion, Report};
 use crate::retry::{Stopped, until_done};
 use crate::settle::Settler;
 use crate::settle::due::is_permanent;

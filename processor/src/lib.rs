@@ -189,7 +189,8 @@ pub async fn run(
         };
         tasks.spawn(due.run(stop.clone()));
     }
-    let providers = Providers::new(&config.providers).map_err(|e| RunError::Fatal(e.to_string()))?;
+    let providers =
+        Providers::new(&config.providers).map_err(|e| RunError::Fatal(e.to_string()))?;
     payouts::start(
         &mut tasks,
         &pool,

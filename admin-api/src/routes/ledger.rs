@@ -121,8 +121,9 @@ pub(crate) async fn list(
     format: Format,
 ) -> Result<Response, Problem> {
     let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
-    let is_about =
-        filter.affiliate_id.is_some() || filter.commission_id.is_some() || filter.payout_id.is_some();
+    let is_about = filter.affiliate_id.is_some()
+        || filter.commission_id.is_some()
+        || filter.payout_id.is_some();
     if !whole && !is_about {
         return Err(Problem::bad_request(
             "give affiliate_id, commission_id or payout_id",

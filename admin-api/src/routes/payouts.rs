@@ -17,6 +17,7 @@ use super::payout_terms::METHODS;
 use crate::amounts;
 use crate::auth::Scoped;
 use crate::error::Problem;
+use crate::exports::{self, Rows};
 use crate::extract::{EventId, Format, Query};
 use crate::pages::{Asked, BeforeTime, Page};
 use crate::state::App;
@@ -44,6 +45,8 @@ pub(crate) struct Filter {
     run_id: Option<i64>,
     /// paypal, sepa, bank, stripe_connect or manual.
     method: Option<String>,
+    /// True, with `Accept: text/csv`: the whole list, in one answer.
+    all: Option<bool>,
     /// Items on a page, 1 to 200; 50 by default.
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -158,10 +161,11 @@ pub(crate) async fn list(
     Query(filter): Query<Filter>,
     format: Format,
 ) -> Result<Response, Problem> {
+    let whole = exports::whole(filter.all, format, filter.limit, filter.cursor.as_deref())?;
     let asked = Asked::<BeforeTime>::new(filter.limit, filter.cursor.as_deref())?;
     one_of("state", filter.state.as_deref(), &STATES)?;
     one_of("method", filter.method.as_deref(), &METHODS)?;
-    let rows: Vec<Row> = sqlx::query_as(concat!(
+    let query = sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
         " FROM payouts
@@ -175,16 +179,19 @@ pub(crate) async fn list(
          ORDER BY created_at DESC, id DESC LIMIT $9"
     ))
     .bind(at.tenant)
-    .bind(&filter.state)
+    .bind(filter.state)
     .bind(filter.affiliate_id)
-    .bind(&filter.currency)
+    .bind(filter.currency)
     .bind(filter.run_id)
-    .bind(&filter.method)
+    .bind(filter.method)
     .bind(asked.after.map(|after| after.0))
     .bind(asked.after.map(|after| after.1))
-    .bind(asked.rows())
-    .fetch_all(&app.postgres)
-    .await?;
+    .bind((!whole).then(|| asked.rows()));
+    if whole {
+        let line = Payout::from;
+        return exports::respond(&app, at.tenant, Rows { query, line }).await;
+    }
+    let rows: Vec<Row> = query.fetch_all(&app.postgres).await?;
     asked
         .page(rows, |row| BeforeTime(row.created_at, row.id), Payout::from)
         .respond(format)

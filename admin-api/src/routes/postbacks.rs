@@ -109,7 +109,8 @@ pub(crate) struct TriedPostback {
 /// What would become of a report.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PostbackTrial {
-    /// `taken`, `refused`, or `ignored`: a webhook that says nothing of an order. A click id that was made up is found out by its signature, at the edge alone: `click` says
+    /// `taken`, `refused`, or `ignored`: a webhook that says nothing of an order. A click id that was made up is found out by
+    /// its signature, at the edge alone: `click` says
     /// whether there is such a click.
     verdict: &'static str,
     /// Why it would not be taken, as the `error` or `reason` of the answer; null: it would be.

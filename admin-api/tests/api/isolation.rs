@@ -490,7 +490,7 @@ async fn every_operation_refuses_strangers_and_readers_and_hides_other_tenants()
     let account = api.get(&ours.admin, SEPA_ACCOUNT).await.json();
     assert_eq!(account["holder"], "ours");
     let state: String = sqlx::query_scalar("SELECT state FROM payouts WHERE id = $1")
-        .bind(payout)
+        .bind(made.approved)
         .fetch_one(&api.pool)
         .await
         .unwrap();

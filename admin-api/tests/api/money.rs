@@ -49,7 +49,7 @@ pub(crate) async fn order(
                     rule_version, basis, gross, amount, pending, currency, state, hold_until, created_at)
                 SELECT $1, $2, $1, $3, $4, $5, r.id, r.version, $6::numeric, $7::numeric, $7::numeric, $7::numeric, 'USD',
                        'pending', $8, $8
-                FROM commission_rules r WHERE r.program_id = $3 RETURNING id
+                FROM commission_rules r WHERE r.program_id = $3 ORDER BY r.id LIMIT 1 RETURNING id
              ), a AS (
                 INSERT INTO ledger_accounts (tenant_id, affiliate_id, kind, currency)
                 VALUES ($2, NULL, 'commission_expense', 'USD'), ($2, $4, 'pending', 'USD')

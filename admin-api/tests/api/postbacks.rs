@@ -135,7 +135,8 @@ async fn a_report_is_tried_without_being_recorded() {
                 {"name": "amount", "value": "49.9"}, {"name": "currency", "value": "USD"}, {"name": "status", "value": "Hold"}],
             "conversion_id": id, "amount": "49.90", "currency": "USD", "status": "pending", "event": "sale",
             "click": {"verdict": "known", "clicked_at": at, "link_id": ours.link, "affiliate_id": ours.affiliate,
-                "program_id": ours.program}})
+                "program_id": ours.program},
+            "names": [], "renews": "", "others": []})
     );
     // Another tenant's click is as good as none.
     let answer = tried(&theirs, json!({"query": query})).await;

@@ -74,8 +74,8 @@ async fn payout(
     sqlx::query(
         "WITH r AS (INSERT INTO payout_runs (tenant_id, requested_by) VALUES ($2, 'a test') RETURNING id)
          INSERT INTO payouts (id, tenant_id, run_id, affiliate_id, currency, state, amount, fee, withheld, method,
-                              method_kind, reference, created_at, closed_at)
-         SELECT $1, $2, r.id, $3, $4, $5, $6::numeric, $7::numeric, $8::numeric, '\\x00', 'sepa', 'Payout ' || $9, $10, $11 FROM r",
+                              method_kind, reference, created_at, closed_at, booked)
+         SELECT $1, $2, r.id, $3, $4, $5, $6::numeric, $7::numeric, $8::numeric, '\\x00', 'sepa', 'Payout ' || $9, $10, $11, $11 IS NOT NULL FROM r",
     )
     .bind(id)
     .bind(tenant.id)

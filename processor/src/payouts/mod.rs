@@ -35,9 +35,9 @@ use tributary_shared::sealing::SealingKeys;
 
 use self::book::Booker;
 use self::draft::Drafter;
+pub(crate) use self::providers::{ProviderAddresses, Providers};
 use self::schedule::{Schedule, due};
 use self::send::Sender;
-pub(crate) use self::providers::{ProviderAddresses, Providers};
 use crate::RunError;
 use crate::retry::until_done;
 use crate::settle::due::is_permanent as refused_for_good;

@@ -46,7 +46,8 @@ impl Accounts for Providers {
     type Provider = AnyProvider;
 
     fn of(&self, kind: &str, credentials: &[u8]) -> Result<AnyProvider, String> {
-        self.of(kind, credentials).map_err(|error| error.to_string())
+        self.of(kind, credentials)
+            .map_err(|error| error.to_string())
     }
 }
 

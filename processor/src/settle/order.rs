@@ -19,7 +19,7 @@ use tributary_shared::money::Currency;
 use uuid::Uuid;
 
 use super::click_counts::ClickCount;
-use crate::reports::{Item, Report, Source, Status};
+use crate::reports::{Item, Report, Status};
 
 /// A conversion by its reports.
 #[derive(Debug, Clone, PartialEq)]
