@@ -75,7 +75,8 @@ pub(crate) fn start(
     };
     let of_stop = stop.clone();
     tasks.spawn(async move {
-        repeat(&drafter.pool, "payout drafts", &of_stop, || drafter.turn()).await
+        let turn = || drafter.turn();
+        Box::pin(repeat(&drafter.pool, "payout drafts", &of_stop, turn)).await
     });
     let booker = Booker {
         pool: pool.clone(),
@@ -83,7 +84,8 @@ pub(crate) fn start(
     };
     let of_stop = stop.clone();
     tasks.spawn(async move {
-        repeat(&booker.pool, "payout bookings", &of_stop, || booker.turn()).await
+        let turn = || booker.turn();
+        Box::pin(repeat(&booker.pool, "payout bookings", &of_stop, turn)).await
     });
     let sender = Sender {
         pool: pool.clone(),
@@ -92,9 +94,10 @@ pub(crate) fn start(
         accounts: providers,
     };
     let of_stop = stop.clone();
-    tasks.spawn(
-        async move { repeat(&sender.pool, "payout sending", &of_stop, || sender.turn()).await },
-    );
+    tasks.spawn(async move {
+        let turn = || sender.turn();
+        Box::pin(repeat(&sender.pool, "payout sending", &of_stop, turn)).await
+    });
 }
 
 /// Takes turns until `stop`: at once while there is more to do, else when PostgreSQL says that something changed, or a moment

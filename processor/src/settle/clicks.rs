@@ -289,7 +289,7 @@ fn midnight(day: NaiveDate) -> DateTime<Utc> {
 /// The first whole millisecond from then on: a click's time has no finer part.
 fn millis(at: DateTime<Utc>) -> i64 {
     let whole = at.timestamp_millis();
-    whole + i64::from(at.timestamp_subsec_nanos() % 1_000_000 > 0)
+    whole + i64::from(!at.timestamp_subsec_nanos().is_multiple_of(1_000_000))
 }
 
 /// A condition that leaves out clicks that come from what the tenant blocked; empty: nothing is.

@@ -293,10 +293,11 @@ pub(super) async fn origins(
     known: &mut Known,
     of: &[Renewal],
 ) -> Result<(), sqlx::Error> {
+    type Row = (Uuid, DateTime<Utc>, Option<String>, Json<Value>);
     if of.is_empty() {
         return Ok(());
     }
-    let rows: Vec<(Uuid, DateTime<Utc>, Option<String>, Json<Value>)> = sqlx::query_as(
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT w.id, o.converted_at, o.model, o.path
          FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::timestamptz[]) AS w (id, tenant_id, renews, customer_id, at),
          LATERAL (
@@ -612,11 +613,12 @@ pub(super) async fn rates(
     connection: &mut PgConnection,
     of: &[(Uuid, AffiliateId, DateTime<Utc>)],
 ) -> Result<BTreeMap<Uuid, Rate>, sqlx::Error> {
+    type Row = (Uuid, i64, Option<i64>, i64, Option<i64>);
     if of.is_empty() {
         return Ok(BTreeMap::new());
     }
     // Before: only where lately there were more than a few.
-    let rows: Vec<(Uuid, i64, Option<i64>, i64, Option<i64>)> = sqlx::query_as(
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT w.id, h.orders, h.seconds, b.orders, b.seconds
          FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS w (id, affiliate_id, at),
               LATERAL (SELECT count(*) AS orders, extract(epoch FROM w.at - min(converted_at))::bigint AS seconds FROM (

@@ -264,7 +264,10 @@ async fn an_order_from_another_country_than_its_click_is_marked() {
         "flag",
         "the order came from AT, the click from DE",
     );
-    assert_eq!(signals(&world, "other").await, [expected.clone()]);
+    assert_eq!(
+        signals(&world, "other").await,
+        std::slice::from_ref(&expected)
+    );
     for quiet in ["same", "unsaid", "nowhere"] {
         assert_eq!(signals(&world, quiet).await, [], "{quiet}");
     }

@@ -101,7 +101,7 @@ pub enum Said {
     /// At least one report.
     Orders(Vec<Report<'static>>),
     /// Nothing of an order. The report holds what is known of it, for the log.
-    Nothing(Report<'static>, Nothing),
+    Nothing(Box<Report<'static>>, Nothing),
 }
 
 /// Why a webhook says nothing of an order.
@@ -195,7 +195,7 @@ impl Draft {
     }
 
     fn nothing(self, why: Nothing) -> Said {
-        Said::Nothing(self.0, why)
+        Said::Nothing(Box::new(self.0), why)
     }
 
     fn order(self) -> Said {
