@@ -265,11 +265,15 @@ async fn dead_letters_are_sent_back_once_by_two_people_at_once() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         redrive().await
     };
-    // The one that is overtaken ends with an error; the other knows what it had sent.
+    // The one that is overtaken ends with an error; the other knows what it had sent. While Kafka hands the transactional id
+    // over it may also answer a commit with an error of its own, which says to run the command again.
     let (one, other) = tokio::join!(redrive(), late);
     println!("{:?}\n{:?}", one.1, other.1);
     for outcome in [&one.1, &other.1] {
-        assert!(matches!(outcome, Ok(()) | Err(CommandError::Overtaken(_))));
+        assert!(matches!(
+            outcome,
+            Ok(()) | Err(CommandError::Overtaken(_) | CommandError::NotCommitted(_))
+        ));
     }
     assert!(one.1.is_ok() || other.1.is_ok());
     let nothing = printed(&world, "redrive --topic clicks --all").await;
