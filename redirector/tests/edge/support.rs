@@ -8,6 +8,7 @@ use prost::Message as _;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use redis::AsyncCommands as _;
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use serde_json::Value;
@@ -347,8 +348,12 @@ fn read<M: Event>(brokers: &str, topic: &str, count: usize) -> Vec<M> {
     while !last_look && std::time::Instant::now() < deadline {
         last_look = events.len() >= count && consumer.assignment().unwrap().count() > 0;
         while let Some(message) = consumer.poll(Duration::from_millis(500)) {
-            let message = message.unwrap();
-            events.extend(M::read(message.payload().unwrap()));
+            match message {
+                Ok(message) => events.extend(M::read(message.payload().unwrap())),
+                // A topic that was made a moment ago: Kafka does not know it everywhere yet.
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err(error) => panic!("{error}"),
+            }
             last_look = false;
         }
     }
